@@ -1,0 +1,397 @@
+"""Every setting of the project: model sizes, token ids, and one dataclass for each group of flags.
+
+The flags of the two task scripts are made from these dataclasses (`parse_flags`), so a setting has one name, one
+default, one help text and one check, whether it comes from the shell, from a saved run or from a test. Nothing heavy
+is imported here: `python sonnet_generation.py --help` answers before torch would have loaded.
+"""
+
+import argparse
+import dataclasses
+import sys
+import typing
+from dataclasses import dataclass, field, fields
+from types import UnionType
+
+NO_TOKEN_ID, YES_TOKEN_ID = 3919, 8505  # the tokens "no" and "yes" of GPT-2's vocabulary: the paraphrase answers
+END_OF_TEXT = "<|endoftext|>"
+
+MODEL_SIZES = {  # name: (hub repository, hidden_size, num_hidden_layers, num_attention_heads)
+    "distilgpt2": ("distilbert/distilgpt2", 768, 6, 12),
+    "gpt2": ("openai-community/gpt2", 768, 12, 12),
+    "gpt2-medium": ("openai-community/gpt2-medium", 1024, 24, 16),
+    "gpt2-large": ("openai-community/gpt2-large", 1280, 36, 20),
+    "gpt2-xl": ("openai-community/gpt2-xl", 1600, 48, 25),
+}
+LINEAR_NAMES = ("query", "key", "value", "attention_dense", "interm_dense", "out_dense")  # the six linears of a layer
+
+
+class UserError(Exception):
+    """Something the user can mend. Its text is one line: what is wrong, what to do. Scripts exit with code 2."""
+
+
+@dataclass
+class GPT2Config:
+    """Shape and constants of a GPT-2 (Radford et al. 2019). The defaults are the small model's, 124M parameters."""
+
+    vocab_size: int = 50257
+    max_position_embeddings: int = 1024
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int | None = None  # None means 4 * hidden_size
+    layer_norm_eps: float = 1e-5
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    embedding_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    eos_token_id: int = 50256
+
+    def __post_init__(self):
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"hidden_size {self.hidden_size} is not divisible by num_attention_heads {self.num_attention_heads}"
+            )
+
+    @classmethod
+    def of_size(cls, name):
+        """The configuration of a released size, for instance of_size("gpt2-medium")."""
+        _, width, layers, heads = MODEL_SIZES[name]
+        return cls(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Settings: each dataclass is a group of flags; its docstring is the group's heading in --help
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def flag(default, help, choices=None, requires=None):
+    """A dataclass field that becomes a flag.
+
+    choices: the allowed values. requires: (other field, value, ...): the flag means something only when that field has
+    one of these values, and is refused otherwise, so that no flag is ever silently ignored.
+    """
+    return field(default=default, metadata={"help": help, "choices": choices, "requires": requires})
+
+
+def check(condition, message):
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass
+class ModelSettings:
+    """model"""
+
+    model_size: str = flag("gpt2", "size of the pretrained GPT-2, fetched once from the Hugging Face hub", MODEL_SIZES)
+    model_path: str | None = flag(None, "local folder in Hugging Face layout, used instead of --model_size")
+    dropout: float | None = flag(None, "dropout of the backbone; by default what the model's own config says (0.1)")
+
+    def __post_init__(self):
+        check(self.dropout is None or 0 <= self.dropout < 1, f"--dropout must be in [0, 1), got {self.dropout}")
+
+
+@dataclass
+class TrainingSettings:
+    """training"""
+
+    seed: int = flag(11711, "seeds the batches, dropout and sampling; the same seed gives the same run")
+    epochs: int = flag(10, "passes over the training data")
+    batch_size: int = flag(8, "rows a step (on every device)")
+    lr: float | None = flag(
+        None, "peak learning rate; by default the tuning method's own (full 1e-5, LoRA 2e-4, adapter 1e-4)"
+    )
+    weight_decay: float = flag(0.0, "decoupled weight decay, never on biases and LayerNorm")
+    schedule: str = flag("linear", "learning rate after the warm-up", ("constant", "linear", "cosine"))
+    warmup_ratio: float = flag(0.05, "share of all steps over which the learning rate rises from 0")
+    gradient_accumulation: int = flag(1, "batches whose gradients are added up before each step")
+    max_grad_norm: float = flag(1.0, "clip the gradient to this norm; 0 switches clipping off")
+    patience: int = flag(0, "stop after this many epochs without a better score; 0 never stops early")
+    use_gpu: bool = flag(False, "train on the GPU (CUDA, or Apple's MPS)")
+    precision: str = flag("auto", "auto takes bf16 only where the hardware has it natively", ("auto", "fp32", "bf16"))
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "gradient_accumulation"):
+            check(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
+        check(self.lr is None or self.lr > 0, f"--lr must be positive, got {self.lr}")
+        check(0 <= self.warmup_ratio <= 1, f"--warmup_ratio must be in [0, 1], got {self.warmup_ratio}")
+        for name in ("seed", "weight_decay", "max_grad_norm", "patience"):
+            check(getattr(self, name) >= 0, f"--{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass
+class RunSettings:
+    """run folder"""
+
+    run_dir: str | None = flag(None, "folder of this run's checkpoints and metrics; by default a new one under runs/")
+    resume: bool = flag(False, "continue the run in --run_dir (or the newest one) after its last complete epoch")
+    checkpoint: str | None = flag(None, "do not train: load this run's best epoch and predict")
+
+    def __post_init__(self):
+        check(not (self.resume and self.checkpoint), "--resume trains on, --checkpoint only predicts: give one of them")
+
+
+@dataclass
+class LoRASettings:
+    """LoRA: low-rank updates of the linears (Hu et al. 2021)"""
+
+    lora: bool = flag(False, "train low-rank factors, keep the backbone frozen")
+    lora_rank: int = flag(4, "r, the rank of the update", requires=("lora", True))
+    lora_alpha: float = flag(16.0, "the update is scaled by alpha / r", requires=("lora", True))
+    lora_dropout: float = flag(0.05, "dropout on the input of the LoRA branch only", requires=("lora", True))
+    lora_targets: str = flag(
+        "query,value,interm_dense",
+        f"comma-separated linears to adapt, out of {','.join(LINEAR_NAMES)}",
+        requires=("lora", True),
+    )
+
+    def __post_init__(self):
+        check(self.lora_rank >= 1, f"--lora_rank must be at least 1, got {self.lora_rank}")
+        check(self.lora_alpha > 0, f"--lora_alpha must be positive, got {self.lora_alpha}")
+        check(0 <= self.lora_dropout < 1, f"--lora_dropout must be in [0, 1), got {self.lora_dropout}")
+        unknown = [name for name in self.targets if name not in LINEAR_NAMES]
+        check(not unknown, f"--lora_targets: no linear {unknown}; choose from {','.join(LINEAR_NAMES)}")
+        check(self.targets, f"--lora_targets is empty; choose from {','.join(LINEAR_NAMES)}")
+
+    @property
+    def targets(self):
+        """The targets as a list, without repetitions."""
+        return list(dict.fromkeys(name.strip() for name in self.lora_targets.split(",") if name.strip()))
+
+
+@dataclass
+class AdapterSettings:
+    """adapters: small bottlenecks after the sublayers (Houlsby et al. 2019, Pfeiffer et al. 2021)"""
+
+    adapter: bool = flag(False, "train bottleneck adapters, keep the backbone frozen")
+    adapter_size: int = flag(64, "m, the width of the bottleneck", requires=("adapter", True))
+    adapter_placement: str = flag(
+        "houlsby",
+        "houlsby: after attention and after the feed-forward; pfeiffer: after the feed-forward only",
+        ("houlsby", "pfeiffer"),
+        requires=("adapter", True),
+    )
+
+    def __post_init__(self):
+        check(self.adapter_size >= 1, f"--adapter_size must be at least 1, got {self.adapter_size}")
+
+
+@dataclass
+class InferenceSettings:
+    """prediction"""
+
+    eval_batch_size: int = flag(32, "rows a batch when no gradient is needed")
+    merge: bool = flag(False, "fold LoRA into the weights before predicting (same predictions, no extra cost)")
+
+    def __post_init__(self):
+        check(self.eval_batch_size >= 1, f"--eval_batch_size must be at least 1, got {self.eval_batch_size}")
+
+
+@dataclass
+class PoolingSettings:
+    """pooling: how the hidden states of a pair become one vector"""
+
+    pooling: str = flag(
+        "last",
+        "last token; mean or max over time; attention (Linear, tanh, softmax); generalized (Chen et al. 2018)",
+        ("last", "mean", "max", "attention", "generalized"),
+    )
+    pooling_heads: int = flag(1, "heads of generalized pooling, concatenated", requires=("pooling", "generalized"))
+    pooling_hidden: int = flag(128, "width of its W1", requires=("pooling", "generalized"))
+    pooling_penalty: str = flag(
+        "none",
+        "what keeps the heads apart: their W1, their attention or their vectors",
+        ("none", "parameters", "attention", "embeddings"),
+        requires=("pooling", "generalized"),
+    )
+    pooling_penalty_weight: float = flag(0.01, "mu of the penalty", requires=("pooling", "generalized"))
+    pooling_penalty_margin: float = flag(1.0, "lambda of the penalty", requires=("pooling", "generalized"))
+
+    def __post_init__(self):
+        check(self.pooling_heads >= 1, f"--pooling_heads must be at least 1, got {self.pooling_heads}")
+        check(self.pooling_hidden >= 1, f"--pooling_hidden must be at least 1, got {self.pooling_hidden}")
+        check(
+            self.pooling_penalty == "none" or self.pooling_heads > 1,
+            f"--pooling_penalty {self.pooling_penalty} compares heads: give --pooling_heads 2 or more",
+        )
+
+
+@dataclass
+class DecodingSettings:
+    """decoding"""
+
+    temperature: float = flag(1.2, "softmax temperature; below 1 safer, above 1 bolder, 0 means greedy")
+    top_p: float = flag(0.9, "nucleus: sample from the smallest set of tokens with this probability mass")
+    top_k: int = flag(0, "sample from the k most probable tokens only; 0 means all")
+    max_new_tokens: int = flag(256, "give up on line 14 after this many new tokens")
+
+    def __post_init__(self):
+        check(self.temperature >= 0, f"--temperature must be 0 (greedy) or more, got {self.temperature}")
+        check(0 < self.top_p <= 1, f"--top_p must be in (0, 1], got {self.top_p}")
+        check(self.top_k >= 0, f"--top_k must be 0 (all tokens) or more, got {self.top_k}")
+        check(self.max_new_tokens >= 1, f"--max_new_tokens must be at least 1, got {self.max_new_tokens}")
+
+
+@dataclass
+class SonnetData:
+    """data"""
+
+    sonnet_path: str = flag("data/sonnets.txt", "training sonnets")
+    held_out_sonnet_path: str = flag("data/sonnets_held_out.txt", "prompts: sonnets of three lines to be completed")
+    sonnet_out: str = flag("predictions/generated_sonnets.txt", "where the completed sonnets go")
+    gold_sonnet_path: str = flag(
+        "data/TRUE_sonnets_held_out_dev.txt",
+        "whole dev sonnets: their loss picks the best epoch, their first three lines are completed and scored; "
+        "where this file is missing, a tenth of the training sonnets is kept aside for it",
+    )
+    sonnet_dev_out: str = flag("predictions/generated_sonnets_dev.txt", "where the completed dev sonnets go")
+    score_seeds: int = flag(3, "complete the dev sonnets with this many seeds and report mean and deviation of chrF")
+
+    def __post_init__(self):
+        check(self.score_seeds >= 1, f"--score_seeds must be at least 1, got {self.score_seeds}")
+
+
+@dataclass
+class ParaphraseData:
+    """data"""
+
+    para_train: str = flag("data/quora-train.csv", "training pairs")
+    para_dev: str = flag("data/quora-dev.csv", "dev pairs: their accuracy picks the best epoch")
+    para_test: str = flag("data/quora-test-student.csv", "test pairs, without labels")
+    para_dev_out: str = flag("predictions/para-dev-output.csv", "where the dev predictions go")
+    para_test_out: str = flag("predictions/para-test-output.csv", "where the test predictions go")
+
+
+@dataclass
+class HeadSettings:
+    """answer"""
+
+    head: str = flag(
+        "cloze",
+        'cloze: the logits of "no" and "yes" from the tied embedding, no new parameters; linear: a new two-way layer',
+        ("cloze", "linear"),
+    )
+
+
+@dataclass
+class SonnetSettings:
+    """Fine-tune GPT-2 on sonnets, complete the held-out ones from their first three lines, score them with chrF."""
+
+    data: SonnetData = field(default_factory=SonnetData)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    lora: LoRASettings = field(default_factory=LoRASettings)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    decoding: DecodingSettings = field(default_factory=DecodingSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+
+@dataclass
+class ParaphraseSettings:
+    """Fine-tune GPT-2 to tell whether two questions ask the same, and write yes (8505) or no (3919) for every pair."""
+
+    data: ParaphraseData = field(default_factory=ParaphraseData)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    head: HeadSettings = field(default_factory=HeadSettings)
+    pooling: PoolingSettings = field(default_factory=PoolingSettings)
+    lora: LoRASettings = field(default_factory=LoRASettings)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+    def __post_init__(self):
+        check(
+            self.head.head == "linear" or self.pooling.pooling_heads == 1,
+            "--head cloze reads one vector of the model's width: use --pooling_heads 1, or --head linear",
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From dataclasses to flags and back
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):  # argparse would print the whole usage; the one line that matters would be lost in it
+        raise UserError(f"{message} (--help lists the flags)")
+
+
+def parse_flags(settings_class, arguments=None):
+    """Settings from the command line (or from a list of arguments).
+
+    Returns (settings, given): `given` holds the names of the flags that the user typed. Raises UserError.
+    """
+    parser = _Parser(
+        description=settings_class.__doc__,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
+        argument_default=argparse.SUPPRESS,  # absent flags stay absent: the dataclasses know the defaults
+        allow_abbrev=False,
+    )
+    for group in fields(settings_class):
+        section = parser.add_argument_group(group.type.__doc__)
+        for setting in fields(group.type):
+            section.add_argument(f"--{setting.name}", **_argparse_options(setting))
+    given = vars(parser.parse_args(arguments))
+    settings = settings_from_dict(
+        settings_class,
+        {
+            group.name: {s.name: given[s.name] for s in fields(group.type) if s.name in given}
+            for group in fields(settings_class)
+        },
+    )
+    _refuse_idle_flags(settings, given)
+    return settings, set(given)
+
+
+def _argparse_options(setting):
+    help_text = setting.metadata["help"].replace("%", "%%")
+    if setting.type is bool:
+        return {"action": "store_true", "help": help_text}
+    if setting.default is not None:
+        help_text += f" (default: {setting.default})"
+    kinds = typing.get_args(setting.type) if isinstance(setting.type, UnionType) else (setting.type,)
+    options = {"type": kinds[0], "help": help_text}
+    if setting.metadata["choices"]:
+        return options | {"choices": tuple(setting.metadata["choices"])}
+    return options | {"metavar": {int: "N", float: "X", str: "TEXT"}[kinds[0]]}
+
+
+def _refuse_idle_flags(settings, given):
+    chosen = {name: value for group in dataclasses.asdict(settings).values() for name, value in group.items()}
+    for group in fields(settings):
+        for setting in fields(group.type):
+            if setting.name in given and setting.metadata["requires"]:
+                other, *allowed = setting.metadata["requires"]
+                if chosen[other] not in allowed:
+                    switch = f"--{other}" if allowed == [True] else f"--{other} {'|'.join(allowed)}"
+                    raise UserError(f"--{setting.name} has no effect without {switch}: add it, or leave the flag out")
+
+
+def settings_from_dict(settings_class, values):
+    """The inverse of dataclasses.asdict for nested settings, as kept in a run's settings.json. Raises UserError."""
+    groups = {}
+    for group in fields(settings_class):
+        known = {setting.name for setting in fields(group.type)}
+        unknown = set(values.get(group.name, {})) - known
+        check(not unknown, f"unknown settings {sorted(unknown)} in group {group.name}")
+        groups[group.name] = group.type(**values.get(group.name, {}))
+    return settings_class(**groups)
+
+
+def settings_to_dict(settings):
+    return dataclasses.asdict(settings)
+
+
+def run_script(main, *arguments):
+    """Call main(*arguments). A UserError becomes one line on stderr and exit code 2; other errors are bugs and show."""
+    try:
+        return main(*arguments)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; complete epochs are kept: the same command with --resume goes on", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,21 @@
+"""Loading and batching of the course's data. (Hugging Face's package of the same name is not used in this project.)"""
+
+from datasets.batching import LengthGroupedBatches, pad
+from datasets.paraphrase import (
+    ParaphraseDetectionDataset,
+    ParaphraseDetectionTestDataset,
+    load_paraphrase_data,
+)
+from datasets.sonnets import SonnetsDataset, load_sonnets
+from datasets.tokenizer import load_tokenizer
+
+__all__ = [
+    "LengthGroupedBatches",
+    "ParaphraseDetectionDataset",
+    "ParaphraseDetectionTestDataset",
+    "SonnetsDataset",
+    "load_paraphrase_data",
+    "load_sonnets",
+    "load_tokenizer",
+    "pad",
+]

@@ -1,0 +1,68 @@
+"""Batches of rows that are alike in length, padded to the longest row of the batch and no further."""
+
+import random
+
+import torch
+
+
+def pad(rows, pad_id, side="right"):
+    """Token-id lists -> (input_ids, attention_mask), both (B, T) long; T is the longest row, the mask is 1 at tokens.
+
+    Generation pads on the left, so that every row's next token is at the same place; training pads on the right.
+    """
+    width = max(len(row) for row in rows)
+    input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    attention_mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for index, row in enumerate(rows):
+        span = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+        input_ids[index, span] = torch.as_tensor(row, dtype=torch.long)
+        attention_mask[index, span] = 1
+    return input_ids, attention_mask
+
+
+class LengthGroupedBatches:
+    """The batches of a dataset, grouped by length.
+
+    dataset: has `lengths` (tokens of each row), `__getitem__` and `collate_fn`. shuffle: batches change from epoch to
+    epoch, as a function of the seed and the epoch alone, so that a resumed run sees what it would have seen. Rows are
+    shuffled, sorted by length within pools of POOL batches, cut into batches, and the batches are shuffled. Without
+    shuffle the longest rows come first: if they fit into memory, all do.
+    rank, world: this process and how many share the work. While training (shuffle) each gets the same number of
+    batches, a few of them twice if need be; else each row goes to exactly one process.
+    """
+
+    POOL = 32
+
+    def __init__(self, dataset, batch_size, shuffle=False, seed=0, rank=0, world=1):
+        self.dataset, self.batch_size, self.shuffle = dataset, batch_size, shuffle
+        self.seed, self.rank, self.world = seed, rank, world
+
+    def __len__(self):
+        batches = -(-len(self.dataset) // self.batch_size)
+        if self.shuffle:
+            return -(-batches // self.world)
+        return len(range(self.rank, batches, self.world))
+
+    def epoch(self, number):
+        """The batches of an epoch, one after the other."""
+        for rows in self._rows(number):
+            yield self.dataset.collate_fn([self.dataset[row] for row in rows])
+
+    def __iter__(self):
+        return self.epoch(0)
+
+    def _rows(self, epoch):
+        lengths, size = self.dataset.lengths, self.batch_size
+        order = list(range(len(lengths)))
+        if not self.shuffle:
+            order.sort(key=lambda row: -lengths[row])
+            return [order[i : i + size] for i in range(0, len(order), size)][self.rank :: self.world]
+        shuffled = random.Random(f"{self.seed}-{epoch}")
+        shuffled.shuffle(order)
+        pool = self.POOL * size
+        pools = [sorted(order[i : i + pool], key=lengths.__getitem__) for i in range(0, len(order), pool)]
+        order = [row for rows in pools for row in rows]
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        shuffled.shuffle(batches)
+        batches += batches[: -len(batches) % self.world]
+        return batches[self.rank :: self.world]

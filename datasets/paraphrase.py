@@ -1,0 +1,149 @@
+"""Question pairs of the course (Quora): loading, cleaning, the prompt, and the rows as token ids."""
+
+import csv
+import io
+from collections import Counter
+
+import torch
+
+from config import END_OF_TEXT, NO_TOKEN_ID, YES_TOKEN_ID, UserError
+from datasets.batching import pad
+from datasets.files import read_text
+
+# One wording for training, dev and test. The answer, "no" or "yes", is the next token.
+PROMPT = 'Is "{first}" a paraphrase of "{second}"? Answer "yes" or "no": '
+_TOKENIZE_AT_ONCE = 4096  # rows: bounds the memory of the tokenizer's own bookkeeping
+
+
+def preprocess_string(text):
+    """The course's cleaning: lower case, a space before . ? , and ', white space collapsed."""
+    text = text.lower()
+    for mark in ".?,'":
+        text = text.replace(mark, f" {mark}")
+    return " ".join(text.split())
+
+
+def load_paraphrase_data(path, split="train"):
+    """The rows of a file: (sentence1, sentence2, label, id) or, for split="test", (sentence1, sentence2, id).
+
+    Rows that are cut short are left out and reported (how many, and on which lines), but for the test file, where every
+    id must be answered: there a missing question counts as empty. Raises UserError for a missing column, a label that
+    is neither 0 nor 1, an id that comes twice, or a file without a usable row.
+    """
+    columns = ["id", "sentence1", "sentence2"] + ([] if split == "test" else ["is_duplicate"])
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t")
+    missing = [name for name in columns if name not in (reader.fieldnames or ())]
+    if missing:
+        found = ", ".join(name or "(unnamed)" for name in reader.fieldnames or ())
+        raise UserError(
+            f"{path} has no column {missing[0]} (found: {found}): it must be tab-separated with a header line"
+        )
+    rows, malformed, seen, line = [], [], {}, reader.line_num + 1
+    for record in reader:
+        values = [(record[name] or "").strip() for name in columns]
+        if not values[0] or any(record[name] is None for name in columns) or (split != "test" and not values[3]):
+            malformed.append(line)
+        if values[0] and (split == "test" or line not in malformed[-1:]):
+            identifier = values[0].lower()
+            if identifier in seen:
+                raise UserError(f"{path}: id {identifier} is on line {seen[identifier]} and again on line {line}")
+            seen[identifier] = line
+            questions = tuple(preprocess_string(text) for text in values[1:3])
+            label = () if split == "test" else (_label(values[3], path, line),)
+            rows.append((*questions, *label, identifier))
+        line = reader.line_num + 1
+    _report(path, rows, malformed, split)
+    return rows
+
+
+def _label(text, path, line):
+    try:
+        label = float(text)
+    except ValueError:
+        label = None
+    if label not in (0.0, 1.0):
+        raise UserError(f"{path}, line {line}: is_duplicate is {text!r}, it must be 0 or 1")
+    return int(label)
+
+
+def _report(path, rows, malformed, split):
+    if not rows:
+        raise UserError(f"{path} has no usable row ({len(malformed)} malformed): check that it is tab-separated")
+    labels = Counter(row[2] for row in rows) if split != "test" else None
+    counts = f", {labels[1]} of them paraphrases" if labels else ""
+    print(f"{path}: {len(rows)} pairs{counts}")
+    if malformed:
+        where = ", ".join(map(str, malformed[:5])) + (", ..." if len(malformed) > 5 else "")
+        what = "answered with what they have" if split == "test" else "left out"
+        print(f"{path}: {len(malformed)} malformed rows {what} (lines {where})")
+
+
+class ParaphraseDetectionTestDataset:
+    """Pairs as token ids, tokenised once. rows: as from load_paraphrase_data(..., split="test").
+
+    A pair that is too long for max_length tokens has its *questions* shortened, the longer one first; the end of the
+    prompt, where the answer is read, is always whole.
+    """
+
+    def __init__(self, rows, tokenizer, max_length=1024):
+        self.ids = [row[-1] for row in rows]
+        self.end_of_text = tokenizer.token_to_id(END_OF_TEXT)
+        for word, token_id in (("no", NO_TOKEN_ID), ("yes", YES_TOKEN_ID)):
+            if tokenizer.encode(word).ids != [token_id]:
+                raise UserError(f'the tokenizer has no token "{word}" with id {token_id}: use one that shares GPT-2\'s')
+        self.token_ids, self.num_shortened = [], 0
+        for start in range(0, len(rows), _TOKENIZE_AT_ONCE):
+            chunk = rows[start : start + _TOKENIZE_AT_ONCE]
+            prompts = [PROMPT.format(first=row[0], second=row[1]) for row in chunk]
+            for row, encoding in zip(chunk, tokenizer.encode_batch_fast(prompts), strict=True):
+                ids = encoding.ids
+                if len(ids) > max_length:
+                    ids = _shortened(row[0], row[1], tokenizer, max_length)
+                    self.num_shortened += 1
+                self.token_ids.append(torch.tensor(ids, dtype=torch.int32))
+        self.lengths = [len(ids) for ids in self.token_ids]
+
+    def __len__(self):
+        return len(self.ids)
+
+    def __getitem__(self, index):
+        return {"token_ids": self.token_ids[index], "id": self.ids[index]}
+
+    def collate_fn(self, items):
+        """-> {"token_ids", "attention_mask"}: (B, T) long; "sent_ids": the rows' ids."""
+        input_ids, attention_mask = pad([item["token_ids"] for item in items], self.end_of_text)
+        return {
+            "token_ids": input_ids,
+            "attention_mask": attention_mask,
+            "sent_ids": [item["id"] for item in items],
+        }
+
+
+class ParaphraseDetectionDataset(ParaphraseDetectionTestDataset):
+    """The same with labels, 0 or 1. rows: as from load_paraphrase_data for training and dev files."""
+
+    def __init__(self, rows, tokenizer, max_length=1024):
+        super().__init__(rows, tokenizer, max_length)
+        self.labels = [row[2] for row in rows]
+
+    def __getitem__(self, index):
+        return super().__getitem__(index) | {"label": self.labels[index]}
+
+    def collate_fn(self, items):
+        """As above, and "labels": (B,) long."""
+        return super().collate_fn(items) | {"labels": torch.tensor([item["label"] for item in items])}
+
+
+def _shortened(first, second, tokenizer, max_length):
+    """Token ids of the prompt with both questions cut, the longer one first, until it fits into max_length tokens."""
+    questions = [tokenizer.encode(first).ids, tokenizer.encode(second).ids]
+    while any(questions):
+        ids = tokenizer.encode(
+            PROMPT.format(first=tokenizer.decode(questions[0]), second=tokenizer.decode(questions[1]))
+        ).ids
+        if len(ids) <= max_length:
+            return ids
+        for _ in range(len(ids) - max_length):
+            longer = 0 if len(questions[0]) >= len(questions[1]) else 1
+            questions[longer] = questions[longer][:-1]
+    raise UserError(f"the prompt alone does not fit into {max_length} tokens")

@@ -1,0 +1,116 @@
+"""Scores: accuracy, macro-F1, perplexity, and chrF (Popovic 2015, by sacrebleu) with the floors that it needs.
+
+chrF over whole sonnets rewards the three lines that were given: the prompt alone already has some, and the prompt plus
+the end of any training sonnet nearly as much as a good model. So a chrF is only reported beside those floors.
+"""
+
+import math
+import random
+import statistics
+
+import torch
+from sacrebleu.metrics import CHRF
+
+from config import NO_TOKEN_ID, YES_TOKEN_ID
+
+PROMPT_LINES, SONNET_LINES = 3, 14
+
+
+def accuracy(predictions, truths):
+    """The share of equal entries, in [0, 1]."""
+    return sum(p == t for p, t in zip(predictions, truths, strict=True)) / len(truths)
+
+
+def macro_f1(predictions, truths):
+    """The mean over all classes that occur of 2 TP / (2 TP + FP + FN)."""
+    pairs = list(zip(predictions, truths, strict=True))
+    scores = []
+    for label in set(predictions) | set(truths):
+        hits = sum(p == t == label for p, t in pairs)
+        errors = sum((p == label) != (t == label) for p, t in pairs)  # FP + FN
+        scores.append(2 * hits / (2 * hits + errors))
+    return sum(scores) / len(scores)
+
+
+def perplexity(mean_loss):
+    """exp of a mean loss in nats a token; infinity where that overflows."""
+    return math.exp(mean_loss) if mean_loss < 700 else math.inf
+
+
+@torch.no_grad()
+def predict_paraphrase(loader, model, device):
+    """(ids, predictions) over a loader's batches; predictions are token ids, 3919 (no) or 8505 (yes)."""
+    model.eval()
+    ids, predictions = [], []
+    for batch in loader:
+        logits = model(batch["token_ids"].to(device), batch["attention_mask"].to(device))
+        predictions += [YES_TOKEN_ID if row else NO_TOKEN_ID for row in logits.argmax(dim=-1).tolist()]
+        ids += batch["sent_ids"]
+    return ids, predictions
+
+
+def model_eval_paraphrase(loader, model, device):
+    """(accuracy, macro-F1, predictions, truths, ids) over a loader with labels; both as token ids, in loader order."""
+    truths = []
+
+    def batches():
+        for batch in loader:
+            truths.extend(YES_TOKEN_ID if label else NO_TOKEN_ID for label in batch["labels"].flatten().tolist())
+            yield batch
+
+    ids, predictions = predict_paraphrase(batches(), model, device)
+    return accuracy(predictions, truths), macro_f1(predictions, truths), predictions, truths, ids
+
+
+def chrf(hypotheses, references):
+    """Corpus chrF (character n-grams up to 6, beta 2), in [0, 100]."""
+    return CHRF().corpus_score(hypotheses, [references]).score
+
+
+def lines_of(text):
+    """The lines of a text that are not blank."""
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def head_of(sonnet, lines=PROMPT_LINES):
+    """The first lines of a sonnet: what is given."""
+    return "\n".join(lines_of(sonnet)[:lines])
+
+
+def tail_of(sonnet, lines=PROMPT_LINES):
+    """The sonnet from line 4 on: what is to be written."""
+    return "\n".join(lines_of(sonnet)[lines:])
+
+
+def score_sonnets(generated, gold):
+    """{"chrF whole", "chrF continuation", "14 lines"}: the last is the share of texts with exactly 14 lines."""
+    return {
+        "chrF whole": chrf(generated, gold),
+        "chrF continuation": chrf([tail_of(text) for text in generated], [tail_of(text) for text in gold]),
+        "14 lines": sum(len(lines_of(text)) == SONNET_LINES for text in generated) / len(generated),
+    }
+
+
+def sonnet_floors(gold, training, draws=100, seed=0):
+    """What one gets without writing anything: {name: {figure: (mean, deviation)}}.
+
+    "prompt alone" hands in the three given lines; "random training tail" adds lines 4 to 14 of a training sonnet.
+    """
+    prompts = [head_of(sonnet) for sonnet in gold]
+    picks, rows = random.Random(seed), []
+    for _ in range(draws):
+        texts = [f"{prompt}\n{tail_of(picks.choice(training))}" for prompt in prompts]
+        rows.append(score_sonnets(texts, gold))
+    return {
+        "prompt alone": {"chrF whole": (chrf(prompts, gold), 0.0)},
+        "random training tail": mean_and_deviation(rows),
+    }
+
+
+def mean_and_deviation(rows):
+    """[{figure: value}] -> {figure: (mean, standard deviation)}; the deviation of a single row is 0."""
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return {
+        name: (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+        for name, values in columns.items()
+    }

@@ -1,0 +1,297 @@
+"""GPT-2 checkpoints in Hugging Face layout, read into our modules and written back.
+
+A checkpoint is a folder with config.json and the tensors, in model.safetensors or pytorch_model.bin, whole or sharded
+(then with an .index.json). Tensors are read one at a time and copied into place: no second model is ever in memory.
+
+Hugging Face's GPT-2 stores linears transposed (its Conv1D: (in, out)) and query, key, value fused into c_attn (D, 3D).
+Every tensor is accounted for: an unknown, missing or wrongly shaped one is an error that names it.
+"""
+
+import json
+import re
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from config import MODEL_SIZES, GPT2Config, UserError
+
+# Hugging Face's name in a layer: (our name, transposed). c_attn is split into three and handled on its own.
+_LAYER_NAMES = {
+    "ln_1": ("attention_layer_norm", False),
+    "attn.c_proj": ("attention_dense", True),
+    "ln_2": ("out_layer_norm", False),
+    "mlp.c_fc": ("interm_dense", True),
+    "mlp.c_proj": ("out_dense", True),
+}
+_TOP_NAMES = {"wte": "word_embedding", "wpe": "pos_embedding", "ln_f": "final_layer_norm"}
+_IGNORED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # buffers of old versions: the causal mask itself
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
+_HUB_TIMEOUT = 3.0  # seconds to wait for the hub's first answer
+
+
+def load_pretrained(model_class, model, **overrides):
+    """A model_class (GPT2Model) with the weights of a size, hub repository or local folder. Raises UserError."""
+    folder = find_model(model)
+    config = replace(read_config(folder), **overrides)
+    with torch.device("meta"):  # no memory yet, and no random numbers for weights that are about to be overwritten
+        gpt2 = model_class(config)
+    gpt2.to_empty(device="cpu")
+    read_weights(gpt2, folder)
+    return gpt2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Finding the folder
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def find_model(model):
+    """The local folder of a model: itself, or the hub's cached or freshly downloaded copy. Raises UserError."""
+    if Path(model).is_dir():
+        return Path(model)
+    if model not in MODEL_SIZES and (Path(model).is_absolute() or model.count("/") != 1 or model.startswith(".")):
+        raise UserError(f"model folder {model} does not exist: give a folder with config.json and model.safetensors")
+    repository = MODEL_SIZES[model][0] if model in MODEL_SIZES else model
+    return _cached(repository) or _download(repository)
+
+
+def _cached(repository):
+    """The folder of a repository's complete copy in the hub's cache, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repository, "config.json")
+    if not isinstance(config, str):
+        return None
+    try:
+        files = _weight_files(Path(config).parent)
+    except UserError:  # an earlier download was cut off: the hub's client goes on where it stopped
+        return None
+    return Path(config).parent if files else None
+
+
+def _download(repository):
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
+
+    safetensors = any(name.endswith(".safetensors") for name in _files_on_hub(repository))
+    weights = ["*.safetensors", "*.safetensors.index.json"] if safetensors else ["pytorch_model*"]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["config.json", *_TOKENIZER_FILES, *weights]))
+    except (HTTPError, OSError) as error:
+        raise UserError(
+            f"the download of {repository} broke off ({type(error).__name__}): run again to go on"
+        ) from error
+
+
+def _files_on_hub(repository):
+    """The names of a repository's files: one quick question first, as a download retries long before it gives up."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
+
+    answer = []
+
+    def ask():
+        try:
+            answer.append(HfApi().model_info(repository, timeout=_HUB_TIMEOUT))
+        except (HTTPError, OSError) as error:  # OSError: also the hub's own offline mode
+            answer.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)  # looking up the host's name has no timeout of its own
+    thread.start()
+    thread.join(_HUB_TIMEOUT)
+    outcome = answer[0] if answer else TimeoutError()
+    if isinstance(outcome, RepositoryNotFoundError):
+        raise UserError(f"the hub has no model {repository}: check the name, or give a folder to --model_path")
+    if isinstance(outcome, Exception):
+        raise UserError(
+            f"cannot reach the Hugging Face hub for {repository} and it is not in the local cache "
+            f"({type(outcome).__name__}): connect once, or give --model_path a local folder with config.json, "
+            "model.safetensors and the tokenizer"
+        )
+    return [sibling.rfilename for sibling in outcome.siblings]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# config.json
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def read_config(folder):
+    """GPT2Config of a checkpoint folder. Raises UserError for another architecture or a variant that is not GPT-2's."""
+    path = Path(folder) / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no config.json: it is no model folder in Hugging Face layout") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): download the model again") from error
+    required = {
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+        "tie_word_embeddings": True,
+    }
+    for name, wanted in required.items():
+        if values.get(name, wanted) != wanted:
+            raise UserError(
+                f"{path}: {name} is {values[name]!r}, this GPT-2 has {wanted!r}; the model is not supported"
+            )
+    ours = {
+        "vocab_size": "vocab_size",
+        "n_positions": "max_position_embeddings",
+        "n_embd": "hidden_size",
+        "n_layer": "num_hidden_layers",
+        "n_head": "num_attention_heads",
+        "n_inner": "intermediate_size",
+        "layer_norm_epsilon": "layer_norm_eps",
+        "resid_pdrop": "hidden_dropout_prob",
+        "attn_pdrop": "attention_probs_dropout_prob",
+        "embd_pdrop": "embedding_dropout_prob",
+        "initializer_range": "initializer_range",
+        "eos_token_id": "eos_token_id",
+    }
+    return GPT2Config(**{ours[name]: value for name, value in values.items() if name in ours})
+
+
+def _hugging_face_config(config):
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": "gelu_new",
+        "vocab_size": config.vocab_size,
+        "n_positions": config.max_position_embeddings,
+        "n_ctx": config.max_position_embeddings,
+        "n_embd": config.hidden_size,
+        "n_layer": config.num_hidden_layers,
+        "n_head": config.num_attention_heads,
+        "n_inner": None if config.intermediate_size == 4 * config.hidden_size else config.intermediate_size,
+        "layer_norm_epsilon": config.layer_norm_eps,
+        "resid_pdrop": config.hidden_dropout_prob,
+        "attn_pdrop": config.attention_probs_dropout_prob,
+        "embd_pdrop": config.embedding_dropout_prob,
+        "initializer_range": config.initializer_range,
+        "bos_token_id": config.eos_token_id,
+        "eos_token_id": config.eos_token_id,
+        "tie_word_embeddings": True,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Weights
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _targets(config):
+    """Where each tensor goes: {Hugging Face name: ([our names], transposed)}; three names are query, key, value."""
+    targets = {}
+    for theirs, ours in _TOP_NAMES.items():
+        for kind in ("weight", "bias") if theirs == "ln_f" else ("weight",):
+            targets[f"{theirs}.{kind}"] = ([f"{ours}.{kind}"], False)
+    for index in range(config.num_hidden_layers):
+        for kind in ("weight", "bias"):
+            layer = f"gpt_layers.{index}"
+            fused = [f"{layer}.self_attention.{name}.{kind}" for name in ("query", "key", "value")]
+            targets[f"h.{index}.attn.c_attn.{kind}"] = (fused, kind == "weight")
+            for theirs, (ours, transposed) in _LAYER_NAMES.items():
+                targets[f"h.{index}.{theirs}.{kind}"] = ([f"{layer}.{ours}.{kind}"], transposed and kind == "weight")
+    return targets
+
+
+@torch.no_grad()
+def read_weights(gpt2, folder):
+    """Copy the checkpoint's tensors into gpt2 (cast to its dtype). Raises UserError naming the tensor that is wrong."""
+    targets, parameters = _targets(gpt2.config), dict(gpt2.named_parameters())
+    missing, head = set(targets), None
+    for name, read in _tensors(Path(folder)):
+        short = name.removeprefix("transformer.")
+        if short == "lm_head.weight":
+            head = read()
+        elif short in targets:
+            names, transposed = targets[short]
+            tensor = read().t() if transposed else read()
+            wanted = [len(names) * parameters[names[0]].size(0), *parameters[names[0]].shape[1:]]
+            if list(tensor.shape) != wanted:
+                shapes = [list((t.t() if transposed else t).shape) for t in (tensor, torch.empty(wanted))]
+                raise UserError(f"{folder}: {name} has shape {shapes[0]}, config.json asks for {shapes[1]}")
+            for ours, part in zip(names, tensor.chunk(len(names)), strict=True):
+                parameters[ours].copy_(part)
+            missing.discard(short)
+        elif not _IGNORED.fullmatch(short):
+            raise UserError(f"{folder}: unknown tensor {name}; this is not a plain GPT-2 checkpoint")
+    if missing:
+        raise UserError(f"{folder}: {len(missing)} tensors are missing, first {sorted(missing)[0]}")
+    if head is not None and not torch.equal(
+        head.to(parameters["word_embedding.weight"].dtype), gpt2.word_embedding.weight
+    ):
+        raise UserError(f"{folder}: lm_head.weight differs from wte.weight; only tied embeddings are supported")
+
+
+def _tensors(folder):
+    """(name, read) for every tensor of a folder, `read()` bringing one into memory."""
+    files = _weight_files(folder)
+    if not files:
+        raise UserError(f"{folder} holds no model.safetensors and no pytorch_model.bin: there are no weights to load")
+    for file in files:
+        yield from (_safetensors if file.suffix == ".safetensors" else _torch_file)(file)
+
+
+def _weight_files(folder):
+    """The files with a checkpoint's tensors, safetensors preferred; [] where there are none."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            return [folder / name]
+        if index.is_file():
+            try:
+                weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+                raise UserError(f"{index} is damaged ({error!r}): download the model again") from error
+            files = [folder / shard for shard in sorted(set(weight_map.values()))]
+            absent = [file.name for file in files if not file.is_file()]
+            if absent:
+                raise UserError(f"{index} names {absent[0]}, which is missing: download the model again")
+            return files
+    return []
+
+
+def _safetensors(file):
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - safe_open is no dict
+                yield name, lambda name=name: tensors.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} cannot be read ({error}): download the model again") from error
+
+
+def _torch_file(file):
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch.load raises nearly any type for a damaged file
+        raise UserError(f"{file} cannot be read ({type(error).__name__}): download the model again") from error
+    for name in list(tensors):
+        yield name, lambda name=name: tensors[name]
+
+
+def save_pretrained(gpt2, folder):
+    """Write config.json and model.safetensors, so that transformers.GPT2LMHeadModel.from_pretrained opens the folder.
+
+    Plain GPT-2 tensors only: merge or leave out tuning methods first (their tensors are an error that names them).
+    """
+    parameters = dict(gpt2.named_parameters())
+    tensors = {}
+    for theirs, (names, transposed) in _targets(gpt2.config).items():
+        tensor = torch.cat([parameters.pop(name).detach() for name in names])
+        tensors[f"transformer.{theirs}"] = (tensor.t() if transposed else tensor).contiguous()
+    if parameters:
+        raise UserError(f"{next(iter(parameters))} has no place in a plain GPT-2: merge the tuning method first")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    text = json.dumps(_hugging_face_config(gpt2.config), indent=2)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,60 @@
+"""GPT-2 that answers whether two questions ask the same.
+
+The prompt ends where the answer is due; the pooled hidden state there becomes two logits, "no" and "yes". The cloze
+head reads them from the tied embedding's rows of the two tokens (no new parameters: it starts from what GPT-2 knows);
+the linear head is a new layer.
+
+Legend: B batch, T time, D width, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from config import NO_TOKEN_ID, YES_TOKEN_ID, HeadSettings, PoolingSettings, UserError
+from modules.pooling import make_pooling
+
+ANSWER_TOKEN_IDS = (NO_TOKEN_ID, YES_TOKEN_ID)  # class 0 is "no", class 1 is "yes"
+
+
+class ParaphraseGPT(nn.Module):
+    def __init__(self, gpt2, head=None, pooling=None):
+        """head: HeadSettings, pooling: PoolingSettings; their defaults are the cloze head on the last token."""
+        super().__init__()
+        head, pooling = head or HeadSettings(), pooling or PoolingSettings()
+        width = gpt2.config.hidden_size
+        if gpt2.config.vocab_size <= YES_TOKEN_ID:
+            raise UserError(
+                f"the model's vocabulary has {gpt2.config.vocab_size} tokens; the answers are tokens {ANSWER_TOKEN_IDS}"
+            )
+        self.gpt = gpt2
+        self.pooling = make_pooling(width, pooling)
+        self.head = None
+        if head.head == "linear":
+            self.head = nn.Linear(self.pooling.heads * width, 2)
+            nn.init.normal_(self.head.weight, std=gpt2.config.initializer_range)
+            nn.init.zeros_(self.head.bias)
+        elif self.pooling.heads > 1:
+            raise UserError(
+                "the cloze head reads one vector of the model's width: use one pooling head, or head=linear"
+            )
+        self.register_buffer("answer_ids", torch.tensor(ANSWER_TOKEN_IDS), persistent=False)
+
+    def forward(self, input_ids, attention_mask, labels=None, vocabulary_logits=False):
+        """Logits (B, 2) of "no" and "yes" or, given labels (B,) of 0 and 1, (loss, count).
+
+        vocabulary_logits: (B, V) instead, -inf but at tokens 3919 and 8505, so that argmax gives the answer's token id.
+        loss: the sum of the cross entropies in nats (plus B times the pooling's penalty); count: B.
+        """
+        hidden_states = self.gpt(input_ids, attention_mask)["last_hidden_state"]
+        pooled, penalty = self.pooling(hidden_states, attention_mask)
+        logits = self.head(pooled) if self.head is not None else F.linear(pooled, self._answer_embeddings())
+        if labels is not None:
+            return F.cross_entropy(logits.float(), labels, reduction="sum") + len(labels) * penalty, len(labels)
+        if vocabulary_logits:
+            everywhere = logits.new_full((len(logits), self.gpt.config.vocab_size), float("-inf"))
+            return everywhere.index_copy(1, self.answer_ids, logits)
+        return logits
+
+    def _answer_embeddings(self):
+        return self.gpt.word_embedding.weight[self.answer_ids]  # (2, D)

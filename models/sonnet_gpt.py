@@ -1,0 +1,26 @@
+"""GPT-2 as a language model of sonnets. Legend: B batch, T time, V vocabulary."""
+
+from torch import nn
+
+from modules.linear_cross_entropy import linear_cross_entropy
+
+
+class SonnetGPT(nn.Module):
+    def __init__(self, gpt2):
+        super().__init__()
+        self.gpt = gpt2
+
+    def forward(self, input_ids, attention_mask, return_loss=False):
+        """Logits (B, T, V) of the next token at every position or, with return_loss, (loss, count).
+
+        input_ids, attention_mask: (B, T). loss: the sum, in nats, of -log p over all tokens but the first of each row;
+        count: their number. Padding is no target. A real end-of-text token, put there by the dataset, is one.
+        """
+        hidden_states = self.gpt(input_ids, attention_mask)["last_hidden_state"]
+        if not return_loss:
+            return self.gpt.hidden_state_to_token(hidden_states)
+        predicted = (attention_mask[:, 1:] * attention_mask[:, :-1]).bool()  # both the token and its context are real
+        loss = linear_cross_entropy(
+            hidden_states[:, :-1][predicted], self.gpt.word_embedding.weight, input_ids[:, 1:][predicted]
+        )
+        return loss, predicted.sum()

@@ -1,0 +1,65 @@
+"""Cross entropy of a linear layer without ever holding all its logits.
+
+    loss = sum_n  logsumexp(h_n E^T) - h_n . E[target_n]
+
+GPT-2's logits are 65 times wider than its hidden states: for 8 sonnets they would take 300 MB, their gradient as much
+again. Here a chunk of positions is pushed to logits, turned into its own gradient (softmax minus one-hot) in place, and
+pushed back to hidden states, in one buffer. Each product is computed once, as in the plain form, and the gradient of E
+only when E is trained. The idea is from Liger Kernel (Hsu et al. 2024, arXiv 2410.10989, section 3.2).
+
+Legend: N positions, D width, V vocabulary, C positions a chunk.
+"""
+
+import torch
+
+CHUNK = 512
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_states, weight, targets):
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        compute_dtype = torch.get_autocast_dtype(weight.device.type) if _autocasting(weight) else weight.dtype
+        hidden, matrix = hidden_states.to(compute_dtype), weight.to(compute_dtype)
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        buffer = matrix.new_empty(min(CHUNK, len(targets)), len(matrix))
+        loss = torch.zeros((), dtype=torch.float32, device=weight.device)
+        for start in range(0, len(targets), CHUNK):
+            h, target = hidden[start : start + CHUNK], targets[start : start + CHUNK, None]
+            logits = torch.mm(h, matrix.t(), out=buffer[: len(h)])  # (C, V)
+            scores = logits.float()  # no copy in fp32
+            top = scores.amax(dim=1, keepdim=True)
+            target_score = scores.gather(1, target) - top
+            total = scores.sub_(top).exp_().sum(dim=1, keepdim=True)
+            loss += (total.log() - target_score).sum()
+            if wants_hidden or wants_weight:
+                gradient = scores.div_(total)  # softmax
+                gradient.scatter_add_(1, target, torch.full_like(total, -1.0))  # minus one-hot
+                gradient = gradient.to(compute_dtype)
+                if wants_hidden:
+                    torch.mm(gradient, matrix, out=grad_hidden[start : start + CHUNK])
+                if wants_weight:
+                    grad_weight += gradient.t() @ h
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.hidden_dtype = hidden_states.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad_loss):
+        grad_hidden, grad_weight = ctx.saved_tensors
+        grad_hidden = None if grad_hidden is None else (grad_hidden * grad_loss).to(ctx.hidden_dtype)
+        grad_weight = None if grad_weight is None else grad_weight * grad_loss
+        return grad_hidden, grad_weight, None
+
+
+def _autocasting(tensor):
+    return torch.is_autocast_enabled(tensor.device.type)
+
+
+def linear_cross_entropy(hidden_states, weight, targets):
+    """Sum over n of -log softmax(hidden_states weight^T)[n, targets[n]], in nats; a scalar in fp32.
+
+    hidden_states: (N, D). weight: (V, D). targets: (N,) token ids. Differentiable once, in hidden_states and weight.
+    """
+    return _LinearCrossEntropy.apply(hidden_states, weight, targets)

@@ -1,0 +1,117 @@
+"""Task 2: fine-tune GPT-2 to tell whether two questions ask the same; write the hand-in files for dev and test.
+
+python paraphrase_detection.py --lora                            train, evaluate, predict
+python paraphrase_detection.py --checkpoint runs/paraphrase-lora predict again, for instance another --para_test
+"""
+
+from config import ParaphraseSettings, parse_flags, run_script
+
+if __name__ == "__main__":  # before the heavy imports, so that --help and typing errors answer at once
+    FLAGS = run_script(parse_flags, ParaphraseSettings)
+
+from collections import Counter
+
+from accelerate.utils import broadcast_object_list, gather_object
+from tqdm import tqdm
+
+from checkpoint import open_run
+from config import NO_TOKEN_ID, YES_TOKEN_ID
+from datasets import (
+    LengthGroupedBatches,
+    ParaphraseDetectionDataset,
+    ParaphraseDetectionTestDataset,
+    load_paraphrase_data,
+)
+from datasets.files import check_writable, write_text
+from evaluation import accuracy, macro_f1, predict_paraphrase
+from models.paraphrase_gpt import ParaphraseGPT
+from modules.tuning import chosen_methods, default_learning_rate, merge
+from training import fit, load_backbone, load_trained, make_accelerator, print_table
+
+TASK = "paraphrase_detection"
+
+
+def main(settings, given):
+    accelerator = make_accelerator(settings.training)
+    name = "-".join(["paraphrase", *(chosen_methods(settings) or ["full"])])
+    run, settings = broadcast_object_list([open_run(TASK, name, settings, given)])[0]
+    data, predict_only = settings.data, settings.run.checkpoint
+    for path in (data.para_dev_out, data.para_test_out):
+        check_writable(path)
+    train_rows = None if predict_only else load_paraphrase_data(data.para_train)
+    dev_rows = load_paraphrase_data(data.para_dev, split="dev")
+    test_rows = load_paraphrase_data(data.para_test, split="test")
+
+    gpt2, tokenizer, base = load_backbone(settings, accelerator)
+    model = ParaphraseGPT(gpt2, settings.head, settings.pooling)
+    context = gpt2.config.max_position_embeddings
+    dev = ParaphraseDetectionDataset(dev_rows, tokenizer, context)
+    test = ParaphraseDetectionTestDataset(test_rows, tokenizer, context)
+    if accelerator.is_main_process:
+        run.begin(TASK, settings, base)
+    if predict_only:
+        figures = load_trained(model, run, accelerator)
+    else:
+        dataset = ParaphraseDetectionDataset(train_rows, tokenizer, context)
+        figures = train(model, dataset, dev, settings, run, accelerator)
+    if settings.inference.merge:
+        merge(gpt2, chosen_methods(settings))
+    answers = {}
+    for path, dataset in ((data.para_dev_out, dev), (data.para_test_out, test)):
+        answers[path] = predict(model, dataset, settings, accelerator, path)
+        if accelerator.is_main_process:
+            write_text(path, format_predictions(dataset.ids, answers[path]))
+    if accelerator.is_main_process:
+        report(figures, dev, answers[data.para_dev_out], data, answers[data.para_test_out])
+
+
+def train(model, dataset, dev, settings, run, accelerator):
+    options = settings.training
+    options.lr = options.lr or default_learning_rate(chosen_methods(settings))
+    rank, world = accelerator.process_index, accelerator.num_processes
+    batches = LengthGroupedBatches(dataset, options.batch_size, True, options.seed, rank, world)
+
+    def evaluate(model):
+        figures = dev_figures(dev, predict(model, dev, settings, accelerator, "dev"))
+        return {"score": figures["dev accuracy"]} | figures
+
+    return fit(model, batches, answer_loss, evaluate, options, run, accelerator)
+
+
+def answer_loss(model, batch):
+    return model(batch["token_ids"], batch["attention_mask"], labels=batch["labels"])
+
+
+def predict(model, dataset, settings, accelerator, description):
+    """{id: 8505 or 3919} for every row of the dataset; the processes share the work."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    batches = LengthGroupedBatches(dataset, settings.inference.eval_batch_size, rank=rank, world=world)
+    with accelerator.autocast():
+        bar = tqdm(batches, desc=description, unit="batch", leave=False, disable=None)
+        ids, predictions = predict_paraphrase(bar, model, accelerator.device)
+    return dict(gather_object(list(zip(ids, predictions, strict=True))))
+
+
+def dev_figures(dev, answers):
+    truths = [YES_TOKEN_ID if label else NO_TOKEN_ID for label in dev.labels]
+    predictions = [answers[identifier] for identifier in dev.ids]
+    return {"dev accuracy": accuracy(predictions, truths), "dev macro-F1": macro_f1(predictions, truths)}
+
+
+def format_predictions(ids, answers):
+    """The course's hand-in format: every id once, in the input's order."""
+    return "id \t Predicted_Is_Paraphrase \n" + "".join(f"{identifier}, {answers[identifier]} \n" for identifier in ids)
+
+
+def report(figures, dev, dev_answers, data, test_answers):
+    majority = max(Counter(dev.labels).values()) / len(dev)
+    scores = {name: f"{value:.4f}" for name, value in dev_figures(dev, dev_answers).items()}
+    figures |= scores | {"always the commoner answer": f"{majority:.4f} dev accuracy"}
+    for path, answers in ((data.para_dev_out, dev_answers), (data.para_test_out, test_answers)):
+        yes = sum(answer == YES_TOKEN_ID for answer in answers.values())
+        figures[path] = f"{len(answers)} pairs, {100 * yes / len(answers):.1f} % yes"
+    print_table("Paraphrase detection", figures)
+
+
+if __name__ == "__main__":
+    run_script(main, *FLAGS)
