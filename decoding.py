@@ -74,7 +74,8 @@ def generate(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, rows=
     prompts: lists of token ids, none empty, continued as one left-padded batch. settings: DecodingSettings.
     end_of_text: the token id that ends a text. stop(index, ids): called with a prompt's place and its new ids after
     each token; True ends the text.
-    rows: numbers of the rows in the random streams, 0, 1, ... by default. progress: called with the tokens drawn.
+    rows: numbers of the rows in the random streams, 0, 1, ... by default. progress: called with the number of new
+    tokens after each step.
     Raises UserError if the longest prompt leaves no room in the model's context.
     """
     longest, context = max(map(len, prompts)), gpt2.config.max_position_embeddings
@@ -92,15 +93,17 @@ def generate(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, rows=
     for step in range(new_tokens):
         hidden = gpt2(input_ids, mask, cache)["last_hidden_state"][:, -1]
         drawn = sample(gpt2.hidden_state_to_token(hidden), [streams[index] for index in active], settings)
+        written = 0
         for index, token in zip(active, drawn.tolist(), strict=True):
             if index in finished:
                 continue
             if token != end_of_text:
                 outputs[index].append(token)
+                written += 1
             if token == end_of_text or (stop is not None and stop(index, outputs[index])):
                 finished.add(index)
         if progress is not None:
-            progress(len(active) - len(finished & set(active)))
+            progress(written)
         if len(finished) == len(prompts) or step == new_tokens - 1:
             break
         keep = [row for row, index in enumerate(active) if index not in finished]

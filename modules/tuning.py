@@ -65,17 +65,16 @@ def freeze(gpt2):
                 parameter.requires_grad_(True)
 
 
-def cast_frozen(model, dtype):
-    """Cast the frozen weights of linears and embeddings once, so that autocast need not do so at every step.
+def cast_frozen(gpt2, dtype):
+    """Cast the frozen matrices once, so that autocast need not do so at every step.
 
-    What is trained keeps its fp32 master weights, and LayerNorms stay in fp32: they are small and set the precision.
+    What is trained keeps its fp32 master weights. LayerNorms and position embeddings stay in fp32, too: they are small,
+    and the sum of both embeddings, from which every layer's sum starts, is then in fp32.
     """
-    for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            for name in ("weight", "bias"):
-                parameter = getattr(module, name, None)
-                if parameter is not None and not parameter.requires_grad:
-                    parameter.data = parameter.data.to(dtype)
+    for module in [gpt2.word_embedding, *(m for m in gpt2.modules() if isinstance(m, nn.Linear))]:
+        for parameter in module.parameters(recurse=False):
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
 
 
 def trainable_state_dict(model):
