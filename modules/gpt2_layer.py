@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from modules.attention import CausalSelfAttention
+from modules.dropout import Dropout
 
 
 class GPT2Layer(nn.Module):
@@ -19,12 +20,12 @@ class GPT2Layer(nn.Module):
         self.attention_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.self_attention = CausalSelfAttention(config)
         self.attention_dense = nn.Linear(width, width)
-        self.attention_dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.attention_dropout = Dropout(config.hidden_dropout_prob)
         self.attention_adapter = nn.Identity()  # slot, after the sublayer and before the sum
         self.out_layer_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.interm_dense = nn.Linear(width, config.intermediate_size)
         self.out_dense = nn.Linear(config.intermediate_size, width)
-        self.out_dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.out_dropout = Dropout(config.hidden_dropout_prob)
         self.ffn_adapter = nn.Identity()  # slot, likewise
 
     def forward(self, x, mask=None, cache=None):

@@ -1,0 +1,172 @@
+"""The sample data in data/sample: form, uniqueness, no leak between splits, and no label that shows in the surface.
+
+End-rhymes are not tested: English spelling does not tell them (through/who, laughed/raft) without a dictionary.
+"""
+
+import csv
+import re
+from collections import Counter, defaultdict
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from datasets.paraphrase import load_paraphrase_data
+from datasets.sonnets import load_sonnets
+
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
+SONNET_FILES = {  # name: (first number, how many, lines of each)
+    "sonnets.txt": (1, 100, 14),
+    "TRUE_sonnets_held_out_dev.txt": (101, 12, 14),
+    "sonnets_held_out_dev.txt": (101, 12, 3),
+    "sonnets_held_out.txt": (113, 12, 3),
+}
+PAIR_FILES = {"train": ("para-train.csv", 1040), "dev": ("para-dev.csv", 200), "test": ("para-test-student.csv", 200)}
+
+
+def sonnets_of(name):
+    return load_sonnets(SAMPLE / name)
+
+
+def pairs_of(split):
+    """The rows as the file has them, as dicts."""
+    with open(SAMPLE / PAIR_FILES[split][0], encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def words_of(text):
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def normalised(text):
+    return " ".join(words_of(text.replace("'", "")))
+
+
+def lines_of(sonnet):
+    return [normalised(line) for line in sonnet.split("\n")]
+
+
+@pytest.mark.parametrize("name", [*SONNET_FILES, *(name for name, _ in PAIR_FILES.values()), "README.md"])
+def test_files_are_ascii_with_plain_line_ends(name):
+    data = (SAMPLE / name).read_bytes()
+    assert data.isascii() and b"\r" not in data and data.endswith(b"\n")
+
+
+@pytest.mark.parametrize("name", SONNET_FILES)
+def test_sonnet_files_have_the_form_of_the_course(name):
+    first, count, num_lines = SONNET_FILES[name]
+    text = (SAMPLE / name).read_text(encoding="utf-8")
+    assert "CC0 1.0" in text.split("\n\n")[0]
+    assert [int(n) for n in re.findall(r"\n\n\n?(\d+)\n\n", text)] == list(range(first, first + count))
+    sonnets = sonnets_of(name)
+    assert len(sonnets) == count
+    for sonnet in sonnets:
+        lines = sonnet.split("\n")
+        assert len(lines) == num_lines, sonnet
+        for place, line in enumerate(lines, start=1):
+            indent = "  " if place > 12 else ""
+            assert line == indent + line.strip() and line.strip(), line
+            assert 5 <= len(words_of(line.replace("'", ""))) <= 11, line  # pentameter, roughly
+        assert num_lines == 3 or re.search(r"[.?!]\"?$", lines[-1]), lines[-1]
+
+
+def test_dev_prompts_are_the_first_three_lines_of_the_gold():
+    gold = sonnets_of("TRUE_sonnets_held_out_dev.txt")
+    assert sonnets_of("sonnets_held_out_dev.txt") == ["\n".join(sonnet.split("\n")[:3]) for sonnet in gold]
+
+
+def test_no_line_of_verse_comes_twice():
+    names = [name for name in SONNET_FILES if name != "sonnets_held_out_dev.txt"]  # that one repeats the gold by design
+    lines = Counter(line for name in names for sonnet in sonnets_of(name) for line in lines_of(sonnet))
+    assert [line for line, times in lines.items() if times > 1] == []
+    assert lines.total() == 14 * 112 + 3 * 12
+
+
+@pytest.mark.parametrize("split", PAIR_FILES)
+def test_pairs_are_read_by_the_loader_without_a_malformed_row(split, capsys):
+    name, count = PAIR_FILES[split]
+    rows = load_paraphrase_data(SAMPLE / name, split="test" if split == "test" else "train")
+    assert len(rows) == count == len(pairs_of(split))
+    assert "malformed" not in capsys.readouterr().out
+    assert all(row[0] and row[1] for row in rows)
+
+
+@pytest.mark.parametrize("split", PAIR_FILES)
+def test_pairs_have_the_columns_and_labels_of_the_course(split):
+    rows = pairs_of(split)
+    label = [] if split == "test" else ["is_duplicate"]
+    assert list(rows[0]) == ["", "id", "sentence1", "sentence2", *label]
+    for row in rows:
+        assert re.fullmatch(r"[0-9a-f]{25}", row["id"])
+        for question in (row["sentence1"], row["sentence2"]):
+            assert question == " ".join(question.split()) and question.endswith("?"), question
+    if label:
+        labels = Counter(row["is_duplicate"] for row in rows)
+        assert set(labels) == {"0.0", "1.0"}
+        assert abs(labels["1.0"] / len(rows) - 0.5) <= 0.01  # the two within 2 percentage points of each other
+        runs = sum(a["is_duplicate"] != b["is_duplicate"] for a, b in pairwise(rows))
+        assert 0.4 < runs / len(rows) < 0.6  # shuffled
+
+
+def test_ids_and_questions_are_unique_over_all_splits():
+    rows = [row for split in PAIR_FILES for row in pairs_of(split)]
+    for column in ("", "id"):
+        assert len({row[column] for row in rows}) == len(rows) == 1440
+    questions = Counter(normalised(row[column]) for row in rows for column in ("sentence1", "sentence2"))
+    assert [question for question, times in questions.items() if times > 1] == []
+
+
+def test_no_split_holds_the_words_of_another_splits_question():
+    """Also not in another order: the same bag of words would be the same question, asked again."""
+    places = defaultdict(set)
+    for split in PAIR_FILES:
+        for row in pairs_of(split):
+            for column in ("sentence1", "sentence2"):
+                places[tuple(sorted(normalised(row[column]).split()))].add(split)
+    assert [words for words, splits in places.items() if len(splits) > 1] == []
+
+
+def labelled(split):
+    return [(row["sentence1"], row["sentence2"], row["is_duplicate"] == "1.0") for row in pairs_of(split)]
+
+
+def overlap(first, second):
+    first, second = set(words_of(first)), set(words_of(second))
+    return len(first & second) / len(first | second)
+
+
+def threshold_accuracy(feature):
+    """Dev accuracy of the threshold on `feature`, and the side of it, that are best on train."""
+
+    def accuracy(split, threshold, above):
+        return sum((feature(a, b) >= threshold) == (label == above) for a, b, label in split) / len(split)
+
+    train, dev = labelled("train"), labelled("dev")
+    thresholds = {feature(a, b) for a, b, _ in train}
+    best = max(((t, above) for t in sorted(thresholds) for above in (True, False)), key=lambda c: accuracy(train, *c))
+    return accuracy(dev, *best)
+
+
+def majority_accuracy(key):
+    """Dev accuracy of answering, for each key, what is more frequent with it on train ("no" for an unseen key)."""
+    votes = defaultdict(Counter)
+    for first, second, label in labelled("train"):
+        votes[key(first, second)][label] += 1
+    dev = labelled("dev")
+    return sum((votes[key(a, b)][True] > votes[key(a, b)][False]) == label for a, b, label in dev) / len(dev)
+
+
+SURFACE_BASELINES = {
+    "word overlap": lambda: threshold_accuracy(overlap),
+    "difference in length": lambda: threshold_accuracy(lambda a, b: abs(len(words_of(a)) - len(words_of(b)))),
+    "first word of the first": lambda: majority_accuracy(lambda a, b: words_of(a)[0]),
+    "first word of the second": lambda: majority_accuracy(lambda a, b: words_of(b)[0]),
+    "both first words": lambda: majority_accuracy(lambda a, b: (words_of(a)[0], words_of(b)[0])),
+}
+
+
+@pytest.mark.parametrize("name", SURFACE_BASELINES)
+def test_the_surface_does_not_give_the_label_away(name):
+    accuracy = SURFACE_BASELINES[name]()
+    print(f"{name}: dev accuracy {accuracy:.3f}")
+    assert accuracy < 0.65
