@@ -137,6 +137,13 @@ def open_run(task, name, settings, given):
     """
     flags = settings.run
     if flags.checkpoint:
+        idle = {"run_dir"} | {flag.name for flag in dataclasses.fields(settings.training)} - {
+            "seed",
+            "use_gpu",
+            "precision",
+        }
+        for name in sorted(idle & given):
+            raise UserError(f"--{name} has no effect with --checkpoint, which trains nothing: leave it out")
         run = Run(Path(flags.checkpoint), resumed=True)
         return run, _merge_settings(run, task, settings, given, ("model", "head", "pooling", "lora", "adapter"))
     if flags.resume:
@@ -164,20 +171,26 @@ def _newest(task_prefix):
 
 def _merge_settings(run, task, settings, given, groups):
     """The saved run's settings in these groups, the user's elsewhere. Typed flags must agree where they matter."""
-    record = _read_json(run.folder / "settings.json")
-    if record["task"] != task:
+    path = run.folder / "settings.json"
+    record = _read_json(path)
+    if isinstance(record, dict) and record.get("task", task) != task:
         raise UserError(f"{run.folder} is a run of {record['task']}, not of {task}")
+    if not isinstance(record, dict) or not {"task", "base_fingerprint", "settings"} <= record.keys():
+        raise UserError(f"{path} is not the settings.json of a run")
     saved, merged = record["settings"], settings_to_dict(settings)
     for group in saved.keys() & set(groups):
         for name, value in saved[group].items():
-            typed = merged[group][name]
+            typed = merged[group].get(name)
             if name not in given:
                 merged[group][name] = value
             elif name not in FREE_ON_RESUME and typed != value:
                 raise UserError(f"{run.folder} was trained with {name} = {value}, not {typed}: leave --{name} out")
     if "model_size" in given and "model_path" not in given:
         merged["model"]["model_path"] = None
-    return settings_from_dict(type(settings), merged)
+    try:
+        return settings_from_dict(type(settings), merged)
+    except UserError as error:
+        raise UserError(f"{path} does not fit this version of the project: {error}") from error
 
 
 def fingerprint(model):
@@ -234,6 +247,8 @@ def _read_json(path):
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path.parent} is no run folder: it has no {path.name}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged ({error}): train the run again") from error
 

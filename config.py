@@ -7,6 +7,8 @@ is imported here: `python sonnet_generation.py --help` answers before torch woul
 
 import argparse
 import dataclasses
+import math
+import os
 import sys
 import typing
 from dataclasses import dataclass, field, fields
@@ -80,6 +82,15 @@ def check(condition, message):
         raise UserError(message)
 
 
+def check_outputs(data, outputs):
+    """No output file of a data group may be another one of its files: it would be lost."""
+    paths = {setting.name: getattr(data, setting.name) for setting in fields(data) if setting.type is str}
+    for name in outputs:
+        for other in paths.keys() - {name}:
+            same = os.path.abspath(paths[name]) == os.path.abspath(paths[other])
+            check(not same, f"--{name} and --{other} are the same file {paths[name]}: choose another")
+
+
 @dataclass
 class ModelSettings:
     """model"""
@@ -114,7 +125,7 @@ class TrainingSettings:
     def __post_init__(self):
         for name in ("epochs", "batch_size", "gradient_accumulation"):
             check(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
-        check(self.lr is None or self.lr > 0, f"--lr must be positive, got {self.lr}")
+        check(self.lr is None or 0 < self.lr < math.inf, f"--lr must be positive, got {self.lr}")
         check(0 <= self.warmup_ratio <= 1, f"--warmup_ratio must be in [0, 1], got {self.warmup_ratio}")
         for name in ("seed", "weight_decay", "max_grad_norm", "patience"):
             check(getattr(self, name) >= 0, f"--{name} must not be negative, got {getattr(self, name)}")
@@ -148,7 +159,7 @@ class LoRASettings:
 
     def __post_init__(self):
         check(self.lora_rank >= 1, f"--lora_rank must be at least 1, got {self.lora_rank}")
-        check(self.lora_alpha > 0, f"--lora_alpha must be positive, got {self.lora_alpha}")
+        check(0 < self.lora_alpha < math.inf, f"--lora_alpha must be positive, got {self.lora_alpha}")
         check(0 <= self.lora_dropout < 1, f"--lora_dropout must be in [0, 1), got {self.lora_dropout}")
         unknown = [name for name in self.targets if name not in LINEAR_NAMES]
         check(not unknown, f"--lora_targets: no linear {unknown}; choose from {','.join(LINEAR_NAMES)}")
@@ -250,6 +261,7 @@ class SonnetData:
 
     def __post_init__(self):
         check(self.score_seeds >= 1, f"--score_seeds must be at least 1, got {self.score_seeds}")
+        check_outputs(self, ("sonnet_out", "sonnet_dev_out"))
 
 
 @dataclass
@@ -261,6 +273,9 @@ class ParaphraseData:
     para_test: str = flag("data/quora-test-student.csv", "test pairs, without labels")
     para_dev_out: str = flag("predictions/para-dev-output.csv", "where the dev predictions go")
     para_test_out: str = flag("predictions/para-test-output.csv", "where the test predictions go")
+
+    def __post_init__(self):
+        check_outputs(self, ("para_dev_out", "para_test_out"))
 
 
 @dataclass
@@ -335,15 +350,12 @@ def parse_flags(settings_class, arguments=None):
         for setting in fields(group.type):
             section.add_argument(f"--{setting.name}", **_argparse_options(setting))
     given = vars(parser.parse_args(arguments))
-    settings = settings_from_dict(
-        settings_class,
-        {
-            group.name: {s.name: given[s.name] for s in fields(group.type) if s.name in given}
-            for group in fields(settings_class)
-        },
-    )
-    _refuse_idle_flags(settings, given)
-    return settings, set(given)
+    _refuse_idle_flags(settings_class, given)
+    groups = {
+        group.name: {s.name: given[s.name] for s in fields(group.type) if s.name in given}
+        for group in fields(settings_class)
+    }
+    return settings_from_dict(settings_class, groups), set(given)
 
 
 def _argparse_options(setting):
@@ -359,15 +371,15 @@ def _argparse_options(setting):
     return options | {"metavar": {int: "N", float: "X", str: "TEXT"}[kinds[0]]}
 
 
-def _refuse_idle_flags(settings, given):
-    chosen = {name: value for group in dataclasses.asdict(settings).values() for name, value in group.items()}
-    for group in fields(settings):
-        for setting in fields(group.type):
-            if setting.name in given and setting.metadata["requires"]:
-                other, *allowed = setting.metadata["requires"]
-                if chosen[other] not in allowed:
-                    switch = f"--{other}" if allowed == [True] else f"--{other} {'|'.join(allowed)}"
-                    raise UserError(f"--{setting.name} has no effect without {switch}: add it, or leave the flag out")
+def _refuse_idle_flags(settings_class, given):
+    everything = [setting for group in fields(settings_class) for setting in fields(group.type)]
+    chosen = {setting.name: setting.default for setting in everything} | given
+    for setting in everything:
+        if setting.name in given and setting.metadata["requires"]:
+            other, *allowed = setting.metadata["requires"]
+            if chosen[other] not in allowed:
+                switch = f"--{other}" if allowed == [True] else f"--{other} {'|'.join(allowed)}"
+                raise UserError(f"--{setting.name} has no effect without {switch}: add it, or leave the flag out")
 
 
 def settings_from_dict(settings_class, values):

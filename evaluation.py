@@ -39,23 +39,36 @@ def perplexity(mean_loss):
 
 @torch.no_grad()
 def predict_paraphrase(loader, model, device):
-    """(ids, predictions) over a loader's batches; predictions are token ids, 3919 (no) or 8505 (yes)."""
+    """(ids, predictions) over a loader's batches; predictions are token ids, 3919 (no) or 8505 (yes).
+
+    The model may put out two logits (no, yes) or, as the course's skeleton does, logits over the whole vocabulary.
+    """
     model.eval()
     ids, predictions = [], []
     for batch in loader:
         logits = model(batch["token_ids"].to(device), batch["attention_mask"].to(device))
-        predictions += [YES_TOKEN_ID if row else NO_TOKEN_ID for row in logits.argmax(dim=-1).tolist()]
+        chosen = logits.argmax(dim=-1).tolist()
+        predictions += [answer_token(index) for index in chosen] if logits.size(-1) == 2 else chosen
         ids += batch["sent_ids"]
     return ids, predictions
 
 
+def answer_token(label):
+    """0 -> 3919 (no), 1 -> 8505 (yes)."""
+    return (NO_TOKEN_ID, YES_TOKEN_ID)[label]
+
+
 def model_eval_paraphrase(loader, model, device):
-    """(accuracy, macro-F1, predictions, truths, ids) over a loader with labels; both as token ids, in loader order."""
+    """(accuracy, macro-F1, predictions, truths, ids) over a loader with labels; both as token ids, in loader order.
+
+    Labels may be 0 and 1, as our datasets give them, or token ids already.
+    """
     truths = []
 
     def batches():
         for batch in loader:
-            truths.extend(YES_TOKEN_ID if label else NO_TOKEN_ID for label in batch["labels"].flatten().tolist())
+            labels = batch["labels"].flatten().tolist()
+            truths.extend(answer_token(label) if label in (0, 1) else label for label in labels)
             yield batch
 
     ids, predictions = predict_paraphrase(batches(), model, device)

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
 from checkpoint import open_run
-from config import NO_TOKEN_ID, YES_TOKEN_ID
+from config import YES_TOKEN_ID
 from datasets import (
     LengthGroupedBatches,
     ParaphraseDetectionDataset,
@@ -23,7 +23,7 @@ from datasets import (
     load_paraphrase_data,
 )
 from datasets.files import check_writable, write_text
-from evaluation import accuracy, macro_f1, predict_paraphrase
+from evaluation import accuracy, answer_token, macro_f1, predict_paraphrase
 from models.paraphrase_gpt import ParaphraseGPT
 from modules.tuning import chosen_methods, default_learning_rate, merge
 from training import fit, load_backbone, load_trained, make_accelerator, print_table
@@ -93,7 +93,7 @@ def predict(model, dataset, settings, accelerator, description):
 
 
 def dev_figures(dev, answers):
-    truths = [YES_TOKEN_ID if label else NO_TOKEN_ID for label in dev.labels]
+    truths = [answer_token(label) for label in dev.labels]
     predictions = [answers[identifier] for identifier in dev.ids]
     return {"dev accuracy": accuracy(predictions, truths), "dev macro-F1": macro_f1(predictions, truths)}
 

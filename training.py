@@ -19,7 +19,7 @@ from config import UserError
 from datasets import load_tokenizer
 from models.gpt2 import GPT2Model
 from models.hugging_face import find_model
-from modules.tuning import attach, cast_frozen, chosen_methods, count_parameters
+from modules.tuning import attach, cast_frozen, check_mergeable, chosen_methods, count_parameters
 from optimizer import AdamW, parameter_groups
 
 
@@ -55,6 +55,10 @@ def load_backbone(settings, accelerator):
     The order matters: weights, then methods, then freezing (and, for bf16, one cast of what is frozen). The optimizer
     comes after all of it. fingerprint: of the base weights, before anything was attached.
     """
+    methods = chosen_methods(settings)
+    if settings.inference.merge:
+        check_mergeable(methods)  # now, not after hours of training
+    set_seed(settings.training.seed)  # new tensors start the same in every run
     folder = find_model(settings.model.model_path or settings.model.model_size)
     tokenizer = load_tokenizer(folder)
     overrides = {}
@@ -68,7 +72,6 @@ def load_backbone(settings, accelerator):
             "they do not belong together"
         )
     base = fingerprint(gpt2)
-    methods = chosen_methods(settings)
     attach(gpt2, methods)
     if methods and accelerator.mixed_precision == "bf16":
         cast_frozen(gpt2, torch.bfloat16)

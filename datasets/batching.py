@@ -64,5 +64,6 @@ class LengthGroupedBatches:
         order = [row for rows in pools for row in rows]
         batches = [order[i : i + size] for i in range(0, len(order), size)]
         shuffled.shuffle(batches)
-        batches += batches[: -len(batches) % self.world]
+        missing = -len(batches) % self.world
+        batches += (batches * self.world)[:missing]
         return batches[self.rank :: self.world]

@@ -1,5 +1,6 @@
 """Reading input files (UTF-8, any line ends) and writing output files (whole or not at all)."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -14,8 +15,8 @@ def read_text(path):
         raise UserError(f"{path} does not exist: check the path, or put the course's file there") from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder: give the file itself") from error
-    except PermissionError as error:
-        raise UserError(f"{path} may not be read: check its permissions") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
     if not text.strip():
@@ -32,7 +33,8 @@ def write_text(path, text):
         unfinished.write_text(text, encoding="utf-8", newline="\n")
         os.replace(unfinished, path)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing could be written there is nothing to remove
+            unfinished.unlink()
         raise UserError(f"cannot write {path} ({error.strerror}): make room, or choose another place") from error
 
 

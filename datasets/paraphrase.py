@@ -2,7 +2,6 @@
 
 import csv
 import io
-from collections import Counter
 
 import torch
 
@@ -31,29 +30,56 @@ def load_paraphrase_data(path, split="train"):
     is neither 0 nor 1, an id that comes twice, or a file without a usable row.
     """
     columns = ["id", "sentence1", "sentence2"] + ([] if split == "test" else ["is_duplicate"])
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter="\t")
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
+    records = _records(path)
+    _, header = next(records)
+    missing = [name for name in columns if name not in header]
     if missing:
-        found = ", ".join(name or "(unnamed)" for name in reader.fieldnames or ())
+        found = ", ".join(name or "(unnamed)" for name in header)
         raise UserError(
             f"{path} has no column {missing[0]} (found: {found}): it must be tab-separated with a header line"
         )
-    rows, malformed, seen, line = [], [], {}, reader.line_num + 1
-    for record in reader:
-        values = [(record[name] or "").strip() for name in columns]
-        if not values[0] or any(record[name] is None for name in columns) or (split != "test" and not values[3]):
-            malformed.append(line)
-        if values[0] and (split == "test" or line not in malformed[-1:]):
-            identifier = values[0].lower()
-            if identifier in seen:
-                raise UserError(f"{path}: id {identifier} is on line {seen[identifier]} and again on line {line}")
-            seen[identifier] = line
-            questions = tuple(preprocess_string(text) for text in values[1:3])
-            label = () if split == "test" else (_label(values[3], path, line),)
-            rows.append((*questions, *label, identifier))
-        line = reader.line_num + 1
-    _report(path, rows, malformed, split)
+    places = [header.index(name) for name in columns]
+    rows, cut_short, left_out, seen = [], [], [], {}
+    for line, fields in records:
+        first, second, identifier, *label = (
+            fields[place].strip() if place < len(fields) else "" for place in (*places[1:3], places[0], *places[3:])
+        )
+        whole = max(places) < len(fields) and all(label)
+        if not identifier or not (whole or split == "test"):
+            left_out.append(line)
+            continue
+        if not whole:
+            cut_short.append(line)
+        identifier = identifier.lower()
+        if identifier in seen:
+            raise UserError(f"{path}: id {identifier} is on line {seen[identifier]} and again on line {line}")
+        seen[identifier] = line
+        label = () if split == "test" else (_label(label[0], path, line),)
+        rows.append((preprocess_string(first), preprocess_string(second), *label, identifier))
+    if not rows:
+        raise UserError(f"{path} has no usable row ({len(left_out)} malformed): check that it is tab-separated")
+    positive = f", {sum(row[2] for row in rows)} of them paraphrases" if split != "test" else ""
+    print(f"{path}: {len(rows)} pairs{positive}")
+    for lines, outcome in ((left_out, "left out"), (cut_short, "answered with what they have")):
+        if lines:
+            where = ", ".join(map(str, lines[:5])) + (", ..." if len(lines) > 5 else "")
+            print(f"{path}: {len(lines)} malformed rows {outcome} (lines {where})")
     return rows
+
+
+def _records(path):
+    """(line number, fields) of every row that is not blank, the header first."""
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter="\t")
+    while True:
+        line = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"{path}, from line {line} on: {error}; is a quotation mark not closed?") from error
+        if fields:
+            yield line, fields
 
 
 def _label(text, path, line):
@@ -64,18 +90,6 @@ def _label(text, path, line):
     if label not in (0.0, 1.0):
         raise UserError(f"{path}, line {line}: is_duplicate is {text!r}, it must be 0 or 1")
     return int(label)
-
-
-def _report(path, rows, malformed, split):
-    if not rows:
-        raise UserError(f"{path} has no usable row ({len(malformed)} malformed): check that it is tab-separated")
-    labels = Counter(row[2] for row in rows) if split != "test" else None
-    counts = f", {labels[1]} of them paraphrases" if labels else ""
-    print(f"{path}: {len(rows)} pairs{counts}")
-    if malformed:
-        where = ", ".join(map(str, malformed[:5])) + (", ..." if len(malformed) > 5 else "")
-        what = "answered with what they have" if split == "test" else "left out"
-        print(f"{path}: {len(malformed)} malformed rows {what} (lines {where})")
 
 
 class ParaphraseDetectionTestDataset:
@@ -137,13 +151,14 @@ class ParaphraseDetectionDataset(ParaphraseDetectionTestDataset):
 def _shortened(first, second, tokenizer, max_length):
     """Token ids of the prompt with both questions cut, the longer one first, until it fits into max_length tokens."""
     questions = [tokenizer.encode(first).ids, tokenizer.encode(second).ids]
-    while any(questions):
+    while True:
         ids = tokenizer.encode(
             PROMPT.format(first=tokenizer.decode(questions[0]), second=tokenizer.decode(questions[1]))
         ).ids
         if len(ids) <= max_length:
             return ids
+        if not any(questions):
+            raise UserError(f"the prompt alone does not fit into {max_length} tokens")
         for _ in range(len(ids) - max_length):
             longer = 0 if len(questions[0]) >= len(questions[1]) else 1
             questions[longer] = questions[longer][:-1]
-    raise UserError(f"the prompt alone does not fit into {max_length} tokens")

@@ -9,7 +9,8 @@ from datasets.files import read_text
 
 def load_sonnets(path):
     """The sonnets of a file as strings; header and numbers dropped, line ends "\\n". Raises UserError."""
-    sonnets = [block.strip() for block in re.split(r"\n\s*\d+\s*\n", read_text(path))[1:]]
+    # A number's own line end is only looked at, so that it can also begin the next number's match (an empty sonnet)
+    sonnets = [block.strip() for block in re.split(r"\n\s*\d+[^\S\n]*(?=\n|$)", f"\n{read_text(path)}")[1:]]
     if not any(sonnets):
         raise UserError(f"{path} holds no sonnet: each must follow a line with its number")
     for number, sonnet in enumerate(sonnets, start=1):

@@ -9,6 +9,7 @@ from torch import nn
 
 from config import UserError
 from modules.attention import attention_mask_for
+from modules.dropout import Dropout
 from modules.gpt2_layer import GPT2Layer
 
 
@@ -18,7 +19,7 @@ class GPT2Model(nn.Module):
         self.config = config
         self.word_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.pos_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.embed_dropout = nn.Dropout(config.embedding_dropout_prob)
+        self.embed_dropout = Dropout(config.embedding_dropout_prob)
         self.gpt_layers = nn.ModuleList(GPT2Layer(config) for _ in range(config.num_hidden_layers))
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.prompt = None  # slot: a module that prepends vectors and strips their positions from the output

@@ -96,11 +96,18 @@ def load_tuning(model, tensors, source="the run"):
         parameters[name].copy_(tensor)
 
 
-def merge(gpt2, methods):
-    """Fold the methods into gpt2's plain linears, in place. Raises UserError, and changes nothing, if one cannot."""
+def check_mergeable(methods):
+    """Raise UserError if there is nothing to merge, or something that cannot be."""
+    if not methods:
+        raise UserError("there is nothing to merge: --merge folds a tuning method such as --lora into the weights")
     for name in methods:
         if METHODS[name].merge is None:
             raise UserError(f"{name} cannot be merged into the weights: leave --merge out")
+
+
+def merge(gpt2, methods):
+    """Fold the methods into gpt2's plain linears, in place. Raises UserError, and changes nothing, if one cannot."""
+    check_mergeable(methods)
     for name in methods:
         METHODS[name].merge(gpt2)
 

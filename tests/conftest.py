@@ -51,7 +51,7 @@ def make_hugging_face_gpt2(**changes):
     torch.manual_seed(0)
     model = transformers.GPT2LMHeadModel(config).eval()
     with torch.no_grad():
-        for name, parameter in model.named_parameters():  # biases and norms start at 0 and 1: an error would not show
+        for parameter in model.parameters():  # biases and norms start at 0 and 1: an error would not show
             if parameter.dim() == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     return model

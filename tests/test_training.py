@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import peft
 import pytest
@@ -232,7 +233,7 @@ def test_a_stop_while_the_checkpoint_is_written_loses_nothing(model_folder, tmp_
 
     settings = settings_for(epochs=1)
     run = train(load(model_folder), tmp_path, settings)
-    whole = (run.last / "model.safetensors").read_bytes()
+    whole, real_rename = (run.last / "model.safetensors").read_bytes(), os.rename
     for broken_call in (1, 2):  # the first rename moves the old folder away, the second the new one in
         calls = []
 
@@ -242,7 +243,6 @@ def test_a_stop_while_the_checkpoint_is_written_loses_nothing(model_folder, tmp_
                 raise KeyboardInterrupt
             real_rename(source, target)
 
-        real_rename = checkpoint.os.rename
         monkeypatch.setattr(checkpoint.os, "rename", rename)
         with pytest.raises(KeyboardInterrupt):
             checkpoint._write_folder(run.folder / "last", {"model.safetensors": {"x": torch.ones(1)}}, {})

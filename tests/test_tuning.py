@@ -79,8 +79,8 @@ def test_every_trainable_tensor_gets_a_gradient_and_no_frozen_one_does(gpt2, cho
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_the_backward_pass_multiplies_no_gradient_for_a_frozen_weight(gpt2, choice):
-    """Counts the matrix products themselves: with all linears frozen, each costs one product, for its input, not two."""
+def test_the_backward_pass_ends_at_trained_tensors_only(gpt2, choice):
+    """Walks the graph: the only leaves that the backward pass reaches are the tensors that are trained."""
     attach(gpt2, CHOICES[choice])
     model = SonnetGPT(gpt2).train()
     loss = model(INPUT_IDS, MASK, return_loss=True)[0]

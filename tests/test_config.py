@@ -1,0 +1,337 @@
+"""Flags and defaults of the course, range checks, and the way from flags to settings, JSON and back."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from config import (
+    MODEL_SIZES,
+    GPT2Config,
+    ParaphraseSettings,
+    SonnetSettings,
+    UserError,
+    parse_flags,
+    run_script,
+    settings_from_dict,
+    settings_to_dict,
+)
+from modules.tuning import chosen_methods, default_learning_rate
+
+ROOT = Path(__file__).resolve().parents[1]
+BOTH = (SonnetSettings, ParaphraseSettings)
+SCRIPTS = {"sonnet_generation.py": SonnetSettings, "paraphrase_detection.py": ParaphraseSettings}
+
+# Typed from the course's contract: flag, default, another value. --lr is each method's own, see below.
+FLAGS_OF_BOTH = [
+    ("seed", 11711, 7),
+    ("epochs", 10, 2),
+    ("use_gpu", False, True),
+    ("batch_size", 8, 16),
+    ("lr", None, 3e-4),
+    ("model_size", "gpt2", "gpt2-medium"),
+    ("model_size", "gpt2", "gpt2-large"),
+]
+FLAGS = {
+    ParaphraseSettings: [
+        *FLAGS_OF_BOTH,
+        ("para_train", "data/quora-train.csv", "t"),
+        ("para_dev", "data/quora-dev.csv", "d"),
+        ("para_test", "data/quora-test-student.csv", "e"),
+        ("para_dev_out", "predictions/para-dev-output.csv", "o"),
+        ("para_test_out", "predictions/para-test-output.csv", "p"),
+    ],
+    SonnetSettings: [
+        *FLAGS_OF_BOTH,
+        ("model_size", "gpt2", "gpt2-xl"),
+        ("sonnet_path", "data/sonnets.txt", "s"),
+        ("held_out_sonnet_path", "data/sonnets_held_out.txt", "h"),
+        ("sonnet_out", "predictions/generated_sonnets.txt", "o"),
+        ("temperature", 1.2, 0.7),
+        ("top_p", 0.9, 1.0),
+    ],
+}
+
+
+def flat(settings):
+    """{flag: value}, and proof that no flag is in two groups."""
+    values = [item for group in dataclasses.asdict(settings).values() for item in group.items()]
+    assert len(dict(values)) == len(values)
+    return dict(values)
+
+
+def as_arguments(values):
+    return [
+        word
+        for name, value in values.items()
+        for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])
+    ]
+
+
+@pytest.mark.parametrize(
+    "settings_class, name, default, other", [(cls, *row) for cls, rows in FLAGS.items() for row in rows]
+)
+def test_every_flag_of_the_course_has_its_default(settings_class, name, default, other):
+    settings, given = parse_flags(settings_class, [])
+    defaults = flat(settings)
+    assert defaults[name] == default and type(defaults[name]) is type(default) and given == set()
+    settings, given = parse_flags(settings_class, as_arguments({name: other}))
+    assert flat(settings) == defaults | {name: other} and given == {name}
+
+
+def test_the_courses_flags_can_all_be_given_at_once():
+    for settings_class, rows in FLAGS.items():
+        values = {name: other for name, _, other in rows}
+        settings, given = parse_flags(settings_class, as_arguments(values))
+        assert values.items() <= flat(settings).items() and given == set(values)
+
+
+@pytest.mark.parametrize("settings_class", BOTH)
+@pytest.mark.parametrize(
+    "flags, rate", [([], 1e-5), (["--lora"], 2e-4), (["--adapter"], 1e-4), (["--lora", "--adapter"], 1e-4)]
+)
+def test_each_method_has_its_own_default_learning_rate(settings_class, flags, rate):
+    settings, _ = parse_flags(settings_class, flags)
+    assert settings.training.lr is None
+    assert default_learning_rate(chosen_methods(settings)) == rate
+
+
+def test_sizes_are_the_courses():
+    shapes = {"gpt2": (768, 12, 12), "gpt2-medium": (1024, 24, 16), "gpt2-large": (1280, 36, 20)}
+    for name, shape in (shapes | {"gpt2-xl": (1600, 48, 25)}).items():
+        config = GPT2Config.of_size(name)
+        assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == shape
+        assert MODEL_SIZES[name][1:] == shape and config.intermediate_size == 4 * shape[0]
+    assert GPT2Config() == GPT2Config.of_size("gpt2")
+    with pytest.raises(UserError, match="hidden_size 30 is not divisible by num_attention_heads 4"):
+        GPT2Config(hidden_size=30, num_attention_heads=4)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+LINEARS = "query,key,value,attention_dense,interm_dense,out_dense"
+IN_BOTH = [  # arguments, message
+    ("--dropout 1", "--dropout must be in [0, 1), got 1.0"),
+    ("--dropout -0.1", "--dropout must be in [0, 1), got -0.1"),
+    ("--epochs 0", "--epochs must be at least 1, got 0"),
+    ("--batch_size 0", "--batch_size must be at least 1, got 0"),
+    ("--gradient_accumulation 0", "--gradient_accumulation must be at least 1, got 0"),
+    ("--lr 0", "--lr must be positive, got 0.0"),
+    ("--lr -0.001", "--lr must be positive, got -0.001"),
+    ("--lr nan", "--lr must be positive, got nan"),
+    ("--warmup_ratio 1.1", "--warmup_ratio must be in [0, 1], got 1.1"),
+    ("--warmup_ratio -0.1", "--warmup_ratio must be in [0, 1], got -0.1"),
+    ("--seed -1", "--seed must not be negative, got -1"),
+    ("--weight_decay -0.1", "--weight_decay must not be negative, got -0.1"),
+    ("--max_grad_norm -1", "--max_grad_norm must not be negative, got -1.0"),
+    ("--patience -1", "--patience must not be negative, got -1"),
+    ("--resume --checkpoint x", "--resume trains on, --checkpoint only predicts: give one of them"),
+    ("--lora --lora_rank 0", "--lora_rank must be at least 1, got 0"),
+    ("--lora --lora_alpha 0", "--lora_alpha must be positive, got 0.0"),
+    ("--lora --lora_dropout 1", "--lora_dropout must be in [0, 1), got 1.0"),
+    ("--lora --lora_dropout -0.5", "--lora_dropout must be in [0, 1), got -0.5"),
+    ("--lora --lora_targets query,c_attn", f"--lora_targets: no linear ['c_attn']; choose from {LINEARS}"),
+    ("--lora --lora_targets ,", f"--lora_targets is empty; choose from {LINEARS}"),
+    ("--adapter --adapter_size 0", "--adapter_size must be at least 1, got 0"),
+    ("--eval_batch_size 0", "--eval_batch_size must be at least 1, got 0"),
+    ("--lora_rank 8", "--lora_rank has no effect without --lora: add it, or leave the flag out"),
+    ("--lora_alpha 16", "--lora_alpha has no effect without --lora: add it, or leave the flag out"),
+    ("--lora_dropout 0", "--lora_dropout has no effect without --lora: add it, or leave the flag out"),
+    ("--lora_targets key", "--lora_targets has no effect without --lora: add it, or leave the flag out"),
+    ("--lora --adapter_size 8", "--adapter_size has no effect without --adapter: add it, or leave the flag out"),
+    (
+        "--adapter_placement pfeiffer",
+        "--adapter_placement has no effect without --adapter: add it, or leave the flag out",
+    ),
+]
+IN_SONNETS = [
+    ("--temperature -1", "--temperature must be 0 (greedy) or more, got -1.0"),
+    ("--top_p 0", "--top_p must be in (0, 1], got 0.0"),
+    ("--top_p 1.5", "--top_p must be in (0, 1], got 1.5"),
+    ("--top_k -1", "--top_k must be 0 (all tokens) or more, got -1"),
+    ("--max_new_tokens 0", "--max_new_tokens must be at least 1, got 0"),
+    ("--score_seeds 0", "--score_seeds must be at least 1, got 0"),
+]
+GENERALIZED = "has no effect without --pooling generalized: add it, or leave the flag out"
+IN_PARAPHRASE = [
+    ("--pooling generalized --head linear --pooling_heads 0", "--pooling_heads must be at least 1, got 0"),
+    ("--pooling generalized --pooling_hidden 0", "--pooling_hidden must be at least 1, got 0"),
+    (
+        "--pooling generalized --pooling_penalty parameters",
+        "--pooling_penalty parameters compares heads: give --pooling_heads 2 or more",
+    ),
+    (
+        "--pooling generalized --pooling_heads 4",
+        "--head cloze reads one vector of the model's width: use --pooling_heads 1, or --head linear",
+    ),
+    ("--head linear --pooling_heads 4", f"--pooling_heads {GENERALIZED}"),
+    ("--pooling mean --pooling_hidden 64", f"--pooling_hidden {GENERALIZED}"),
+    ("--head linear --pooling_heads 1", f"--pooling_heads {GENERALIZED}"),
+    ("--pooling_penalty none", f"--pooling_penalty {GENERALIZED}"),
+    ("--pooling_penalty_weight 1", f"--pooling_penalty_weight {GENERALIZED}"),
+    ("--pooling_penalty_margin 1", f"--pooling_penalty_margin {GENERALIZED}"),
+]
+
+
+@pytest.mark.parametrize(
+    "settings_class, arguments, message",
+    [(settings_class, *row) for settings_class in BOTH for row in IN_BOTH]
+    + [(SonnetSettings, *row) for row in IN_SONNETS]
+    + [(ParaphraseSettings, *row) for row in IN_PARAPHRASE],
+)
+def test_values_out_of_range_and_idle_flags_are_refused_by_name(settings_class, arguments, message):
+    with pytest.raises(UserError) as error:
+        parse_flags(settings_class, arguments.split())
+    assert str(error.value) == message
+
+
+def test_every_flag_that_needs_another_is_in_the_table_above():
+    needy = {
+        setting.name
+        for settings_class in BOTH
+        for group in dataclasses.fields(settings_class)
+        for setting in dataclasses.fields(group.type)
+        if setting.metadata["requires"]
+    }
+    refused = {message.split()[0][2:] for _, message in IN_BOTH + IN_PARAPHRASE if "has no effect" in message}
+    assert refused == needy
+
+
+@pytest.mark.parametrize(
+    "settings_class, arguments",
+    [
+        (SonnetSettings, "--dropout 0 --warmup_ratio 0 --seed 0 --temperature 0 --top_p 1 --top_k 0 --patience 0"),
+        (SonnetSettings, "--lora --lora_dropout 0 --lora_targets query,,query --warmup_ratio 1 --max_grad_norm 0"),
+        (ParaphraseSettings, "--pooling generalized --head linear --pooling_heads 2 --pooling_penalty embeddings"),
+        (ParaphraseSettings, "--resume --run_dir x --lora --adapter --adapter_placement houlsby"),
+    ],
+)
+def test_values_at_the_edge_are_taken(settings_class, arguments):
+    _, given = parse_flags(settings_class, arguments.split())
+    assert given == set(re.findall(r"--(\w+)", arguments))
+
+
+def test_targets_are_listed_once():
+    settings, _ = parse_flags(SonnetSettings, ["--lora", "--lora_targets", " value ,query,,value"])
+    assert settings.lora.targets == ["value", "query"]
+
+
+@pytest.mark.parametrize("settings_class", BOTH)
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--no_such_flag"], "unrecognized arguments: --no_such_flag (--help lists the flags)"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch 3 (--help lists the flags)"),
+        (["stray"], "unrecognized arguments: stray (--help lists the flags)"),
+        (["--epochs", "ten"], "argument --epochs: invalid int value: 'ten' (--help lists the flags)"),
+        (["--epochs", "1.5"], "argument --epochs: invalid int value: '1.5' (--help lists the flags)"),
+        (["--lr", "fast"], "argument --lr: invalid float value: 'fast' (--help lists the flags)"),
+        (["--epochs"], "argument --epochs: expected one argument (--help lists the flags)"),
+    ],
+)
+def test_typing_errors_are_one_exact_message(settings_class, arguments, message):
+    with pytest.raises(UserError) as error:
+        parse_flags(settings_class, arguments)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "settings_class, flag, choices",
+    [
+        (SonnetSettings, "model_size", MODEL_SIZES),
+        (SonnetSettings, "schedule", ["constant", "linear", "cosine"]),
+        (SonnetSettings, "precision", ["auto", "fp32", "bf16"]),
+        (ParaphraseSettings, "adapter_placement", ["houlsby", "pfeiffer"]),
+        (ParaphraseSettings, "head", ["cloze", "linear"]),
+        (ParaphraseSettings, "pooling", ["last", "mean", "max", "attention", "generalized"]),
+        (ParaphraseSettings, "pooling_penalty", ["none", "parameters", "attention", "embeddings"]),
+    ],
+)
+def test_an_unknown_choice_is_refused_and_the_known_ones_are_listed(settings_class, flag, choices):
+    with pytest.raises(UserError) as error:
+        parse_flags(settings_class, [f"--{flag}", "gpt3"])
+    message = str(error.value)
+    assert message.startswith(f"argument --{flag}: invalid choice: 'gpt3' (choose from ")
+    assert all(choice in message for choice in choices) and "\n" not in message
+
+
+# --- JSON and back ----------------------------------------------------------------------------------------------------
+
+
+NOT_DEFAULT = {  # every flag of both scripts with a value that is not its default
+    SonnetSettings: "--sonnet_path é --held_out_sonnet_path b --sonnet_out c --gold_sonnet_path d --sonnet_dev_out e "
+    "--score_seeds 5 --temperature 0.3 --top_p 0.123456789012345 --top_k 3 --max_new_tokens 9",
+    ParaphraseSettings: "--para_train a --para_dev b --para_test c --para_dev_out d --para_test_out e --head linear "
+    "--pooling generalized --pooling_heads 4 --pooling_hidden 2 --pooling_penalty embeddings "
+    "--pooling_penalty_weight 1e-9 --pooling_penalty_margin 2",
+}
+NOT_DEFAULT_IN_BOTH = (
+    "--model_size gpt2-xl --model_path m --dropout 0 --lora --lora_rank 2 --lora_alpha 3 --lora_dropout 0.1 "
+    "--lora_targets key --adapter --adapter_size 3 --adapter_placement pfeiffer --seed 1 --epochs 2 --batch_size 3 "
+    "--lr 3.3e-5 --weight_decay 0.1 --schedule cosine --warmup_ratio 0.5 --gradient_accumulation 2 "
+    "--max_grad_norm 0.5 --patience 3 --use_gpu --precision bf16 --eval_batch_size 4 --merge --run_dir r --resume"
+)
+
+
+@pytest.mark.parametrize("settings_class", BOTH)
+def test_settings_survive_json(settings_class):
+    arguments = f"{NOT_DEFAULT_IN_BOTH} {NOT_DEFAULT[settings_class]}".split()
+    settings, given = parse_flags(settings_class, arguments)
+    defaults = settings_class()
+    unchanged = {name for name, value in flat(settings).items() if value == flat(defaults)[name]}
+    assert unchanged == {"checkpoint"} == set(flat(settings)) - given  # it excludes --resume
+    for original in (settings, defaults):
+        again = settings_from_dict(settings_class, json.loads(json.dumps(settings_to_dict(original))))
+        assert again == original and type(again.lora) is type(original.lora)
+    assert settings != defaults
+
+
+def test_saved_settings_are_checked_like_flags():
+    with pytest.raises(UserError, match=re.escape("unknown settings ['rank'] in group lora")):
+        settings_from_dict(SonnetSettings, {"lora": {"rank": 4}})
+    with pytest.raises(UserError, match="--top_p must be in"):
+        settings_from_dict(SonnetSettings, {"decoding": {"top_p": 0.0}})
+    assert settings_from_dict(SonnetSettings, {"lora": {"lora_rank": 7}}).lora.lora_rank == 7
+
+
+# --- scripts ----------------------------------------------------------------------------------------------------------
+
+
+def test_run_script_turns_user_errors_into_one_line_and_leaves_bugs_alone(capsys):
+    def fail(error):
+        raise error
+
+    assert run_script(lambda a, b: a + b, 1, 2) == 3
+    with pytest.raises(SystemExit) as stop:
+        run_script(fail, UserError("a message\n  in two lines"))
+    assert stop.value.code == 2 and capsys.readouterr() == ("", "error: a message in two lines\n")
+    with pytest.raises(SystemExit) as stop:
+        run_script(fail, KeyboardInterrupt())
+    assert stop.value.code == 130 and "--resume" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        run_script(fail, ZeroDivisionError())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_names_every_flag_and_imports_nothing_heavy(script):
+    """Python lists each imported module on stderr; that list, unlike a stopwatch, is the same on every machine."""
+    outcome = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / script, "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert outcome.returncode == 0
+    imported = {line.rsplit("|", 1)[1].strip() for line in outcome.stderr.splitlines() if "import time:" in line}
+    assert {"argparse", "config"} <= imported  # the list is there
+    heavy = {"torch", "numpy", "accelerate", "transformers", "tokenizers", "sacrebleu", "huggingface_hub", "datasets"}
+    assert not heavy & imported
+    settings_class = SCRIPTS[script]
+    assert " ".join(settings_class.__doc__.split()) in " ".join(outcome.stdout.split())
+    for group in dataclasses.fields(settings_class):
+        heading = f"\n{group.type.__doc__}:\n"
+        assert heading in outcome.stdout
+        section = outcome.stdout.split(heading)[1].split("\n\n")[0]
+        assert re.findall(r"^  --(\w+)", section, re.MULTILINE) == [s.name for s in dataclasses.fields(group.type)]

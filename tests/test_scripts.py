@@ -1,0 +1,224 @@
+"""Both task scripts from end to end on a tiny model: what a student runs, and the files that are handed in."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import paraphrase_detection
+import sonnet_generation
+from config import ParaphraseSettings, SonnetSettings, parse_flags
+from datasets import load_sonnets
+from tests.conftest import forget_accelerate_state
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = ["yes", "no", "eye", "one", "noon", "yonder", "hen", "bee"]
+
+
+def sonnet(number, lines=14):
+    return "\n".join(" ".join(WORDS[(number * 3 + line + k) % 8] for k in range(3)) + "," for line in range(lines))
+
+
+def write_sonnets(path, numbers, lines=14):
+    blocks = "".join(f"\n\n{number}\n\n{sonnet(number, lines)}\n" for number in numbers)
+    path.write_text("A header\n" + blocks, encoding="utf-8")
+
+
+def write_pairs(path, number, labelled=True):
+    lines = ["\tid\tsentence1\tsentence2" + ("\tis_duplicate" if labelled else "")]
+    for row in range(number):
+        same = row % 2
+        first, second = f"is it {WORDS[row % 8]} ?", f"is it {WORDS[(row if same else row + 3) % 8]} ?"
+        lines.append(f"{row}\tid{row}\t{first}\t{second}" + (f"\t{float(same)}" if labelled else ""))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture
+def sonnet_flags(model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_sonnets(tmp_path / "train.txt", range(1, 13))
+    write_sonnets(tmp_path / "prompts.txt", range(20, 23), lines=3)
+    write_sonnets(tmp_path / "gold.txt", range(30, 34))
+    return (
+        f"--model_path {model_folder} --sonnet_path train.txt --held_out_sonnet_path prompts.txt --epochs 2 --lr 1e-3 "
+        "--gold_sonnet_path gold.txt --max_new_tokens 40 --score_seeds 2 --sonnet_out out/sonnets.txt"
+    ).split()
+
+
+@pytest.fixture
+def pair_flags(model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "train.csv", 32)
+    write_pairs(tmp_path / "dev.csv", 10)
+    write_pairs(tmp_path / "test.csv", 7, labelled=False)
+    return (
+        f"--model_path {model_folder} --para_train train.csv --para_dev dev.csv --para_test test.csv --epochs 2 "
+        "--lr 1e-3 --para_dev_out out/dev.csv --para_test_out out/test.csv"
+    ).split()
+
+
+def without(flags, *names):
+    """The flags less these and their values."""
+    pairs = [flags[i : i + 2] for i in range(0, len(flags), 2)]
+    return [part for pair in pairs if pair[0] not in names for part in pair]
+
+
+def run(script, flags):
+    settings = {sonnet_generation: SonnetSettings, paraphrase_detection: ParaphraseSettings}[script]
+    forget_accelerate_state()
+    script.main(*parse_flags(settings, flags))
+
+
+def check_sonnet_file(path, prompts):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("--Generated Sonnets-- \n\n\n0\n")
+    blocks = re.split(r"\n\d+\n", text)[1:]
+    assert len(blocks) == len(prompts)
+    for block, prompt in zip(blocks, prompts, strict=True):
+        assert block.endswith("\n\n") and block.startswith(prompt + "\n")
+        assert 3 <= len(block.strip().splitlines()) <= 14
+
+
+def check_prediction_file(path, ids):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "id \t Predicted_Is_Paraphrase "
+    assert [line.split(", ")[0] for line in lines[1:]] == ids
+    assert {line.split(", ")[1] for line in lines[1:]} <= {"3919 ", "8505 "}
+
+
+@pytest.mark.parametrize("method", ["", "--lora", "--adapter", "--lora --adapter --adapter_placement pfeiffer"])
+def test_sonnets_from_training_to_the_file(sonnet_flags, tmp_path, capsys, method):
+    run(sonnet_generation, sonnet_flags + method.split())
+    out = capsys.readouterr().out
+    check_sonnet_file(tmp_path / "out/sonnets.txt", load_sonnets("prompts.txt"))
+    for words in ("trained parameters", "seconds an epoch", "peak memory", "floor: prompt alone", "chrF continuation"):
+        assert words in out
+    folder = tmp_path / "runs" / ("sonnet-" + ("-".join(re.findall(r"--(lora|adapter)\b", method)) or "full"))
+    assert (folder / "last/optimizer.safetensors").exists()
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in records if "dev loss" in r] == [1, 2]
+    if method:
+        assert (folder / "best/model.safetensors").stat().st_size < 200_000  # the whole model has 1.3 MB
+
+
+def test_a_checkpoint_gives_the_same_sonnets_merged_or_not(sonnet_flags, tmp_path):
+    run(sonnet_generation, [*sonnet_flags, "--lora", "--temperature", "0"])
+    first = (tmp_path / "out/sonnets.txt").read_bytes()
+    for more in ([], ["--merge"], ["--eval_batch_size", "1"]):
+        again = [
+            *without(sonnet_flags, "--epochs", "--lr"),
+            "--checkpoint",
+            "runs/sonnet-lora",
+            "--temperature",
+            "0",
+            *more,
+        ]
+        (tmp_path / "out/sonnets.txt").unlink()
+        run(sonnet_generation, again + more)
+        assert (tmp_path / "out/sonnets.txt").read_bytes() == first
+
+
+def test_without_gold_a_tenth_is_kept_aside(sonnet_flags, capsys):
+    run(sonnet_generation, without(sonnet_flags, "--gold_sonnet_path"))
+    assert "11 training sonnets, 1 dev sonnets" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "--head linear --pooling attention --lora",
+        "--head linear --pooling generalized --pooling_heads 2 --pooling_penalty parameters --adapter",
+        "--pooling mean --merge --lora",
+    ],
+)
+def test_pairs_from_training_to_the_files(pair_flags, tmp_path, capsys, more):
+    run(paraphrase_detection, pair_flags + more.split())
+    out = capsys.readouterr().out
+    check_prediction_file(tmp_path / "out/dev.csv", [f"id{row}" for row in range(10)])
+    check_prediction_file(tmp_path / "out/test.csv", [f"id{row}" for row in range(7)])
+    assert "dev macro-F1" in out and "always the commoner answer" in out
+
+
+def test_a_pair_checkpoint_brings_its_own_head_and_methods(pair_flags, tmp_path):
+    run(
+        paraphrase_detection,
+        [*pair_flags, *["--head", "linear", "--pooling", "attention", "--lora", "--lora_rank", "2"]],
+    )
+    first = (tmp_path / "out/test.csv").read_bytes(), (tmp_path / "out/dev.csv").read_bytes()
+    (tmp_path / "out/test.csv").unlink()
+    run(paraphrase_detection, [*without(pair_flags, "--epochs", "--lr"), "--checkpoint", "runs/paraphrase-lora"])
+    assert ((tmp_path / "out/test.csv").read_bytes(), (tmp_path / "out/dev.csv").read_bytes()) == first
+
+
+def test_resume_needs_no_other_flag(sonnet_flags, tmp_path, monkeypatch):
+    class Stopped(Exception):
+        pass
+
+    run(sonnet_generation, [*sonnet_flags, "--lora", "--run_dir", "whole"])
+    real_epoch = sonnet_generation.held_out_loss
+    calls = []
+
+    def stop_in_second_epoch(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise Stopped
+        return real_epoch(*arguments)
+
+    monkeypatch.setattr(sonnet_generation, "held_out_loss", stop_in_second_epoch)
+    with pytest.raises(Stopped):
+        run(sonnet_generation, [*sonnet_flags, "--lora"])
+    monkeypatch.setattr(sonnet_generation, "held_out_loss", real_epoch)
+    whole = (tmp_path / "out/sonnets.txt").read_bytes()
+    run(sonnet_generation, ["--resume"])
+    assert (tmp_path / "out/sonnets.txt").read_bytes() == whole
+    for file in ("last/model.safetensors", "metrics.jsonl"):
+        ours, theirs = ((tmp_path / folder / file).read_bytes() for folder in ("runs/sonnet-lora", "whole"))
+        strip = re.compile(rb'"seconds": [\d.]+')
+        assert strip.sub(b"", ours) == strip.sub(b"", theirs)
+
+
+def test_a_second_run_gets_a_folder_of_its_own(pair_flags, tmp_path):
+    for _ in range(2):
+        run(paraphrase_detection, [*pair_flags, "--epochs", "1"])
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["paraphrase-full", "paraphrase-full-2"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_and_hand_in_every_row(pair_flags, tmp_path):
+    """8 training rows: one process takes all of them in a step, two take 4 each, and the losses must be the same."""
+    write_pairs(tmp_path / "train.csv", 8)
+    script = [f"{ROOT}/paraphrase_detection.py", *pair_flags, "--epochs", "4", "--dropout", "0", "--precision", "fp32"]
+    both = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", *script, "--batch_size", "4"]
+    runs = {"one": [sys.executable, *script, "--batch_size", "8"], "two": both}
+    losses = {}
+    for name, command in runs.items():
+        command = [*command, "--run_dir", name]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+        check_prediction_file(tmp_path / "out/dev.csv", [f"id{row}" for row in range(10)])
+        check_prediction_file(tmp_path / "out/test.csv", [f"id{row}" for row in range(7)])
+        records = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        losses[name] = [record["loss"] for record in records if "step" in record]
+    assert "2 process(es)" in done.stdout
+    assert len(losses["one"]) == 4 and losses["one"][-1] < losses["one"][0]
+    assert losses["two"] == pytest.approx(losses["one"], abs=1e-5)
+
+
+def test_the_datasets_folder_hides_nobody_elses_imports():
+    code = "import transformers, accelerate, peft, datasets; assert datasets.load_sonnets; peft.LoraConfig()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_courses_imports_work():
+    code = (
+        "from models.gpt2 import GPT2Model; from optimizer import AdamW; from evaluation import model_eval_paraphrase;"
+        "from datasets import SonnetsDataset, ParaphraseDetectionDataset, ParaphraseDetectionTestDataset,"
+        " load_paraphrase_data"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
