@@ -8,6 +8,7 @@ import contextlib
 import math
 import sys
 import time
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -59,7 +60,10 @@ def load_backbone(settings, accelerator):
     if settings.inference.merge:
         check_mergeable(methods)  # now, not after hours of training
     set_seed(settings.training.seed)  # new tensors start the same in every run
-    folder = find_model(settings.model.model_path or settings.model.model_size)
+    path = settings.model.model_path
+    if path is not None and not Path(path).is_dir():
+        raise UserError(f"--model_path: {path} is no folder; give one with config.json and model.safetensors")
+    folder = Path(path) if path else find_model(settings.model.model_size)
     tokenizer = load_tokenizer(folder)
     overrides = {}
     if settings.model.dropout is not None:
@@ -150,7 +154,7 @@ def _train_epoch(model, batches, loss_fn, optimizer, settings, run, accelerator,
         factor = learning_rate_factor(progress.step, steps * settings.epochs, settings)
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * factor
-        _scale_gradients(optimizer, accelerator.num_processes / count, settings.max_grad_norm)
+        scale_gradients(optimizer, accelerator.num_processes / count, settings.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         progress.step += 1
@@ -179,7 +183,7 @@ def _accumulate(model, iterator, micro_batches, loss_fn, accelerator):
     return accelerator.reduce(totals, "sum").tolist()
 
 
-def _scale_gradients(optimizer, scale, max_norm):
+def scale_gradients(optimizer, scale, max_norm):
     """Turn gradients of sums into gradients of means, and clip their norm (Pascanu et al. 2013), in one pass."""
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     if max_norm:

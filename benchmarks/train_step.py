@@ -17,11 +17,11 @@ import transformers
 
 from config import AdapterSettings, GPT2Config, LoRASettings
 from models.gpt2 import GPT2Model
-from models.hugging_face import _targets
+from models.hugging_face import checkpoint_layout
 from models.sonnet_gpt import SonnetGPT
 from modules.tuning import attach, cast_frozen, count_parameters
 from optimizer import AdamW, parameter_groups
-from training import _scale_gradients
+from training import scale_gradients
 
 LORA = LoRASettings(lora=True)  # the scripts' defaults: r = 4 on query, value, interm_dense, dropout 0.05
 
@@ -38,7 +38,7 @@ def our_model(config, methods, bf16):
 def our_step(model, optimizer, batch):
     loss, count = model(batch["token_ids"], batch["attention_mask"], return_loss=True)
     loss.backward()
-    _scale_gradients(optimizer, 1 / count.item(), 1.0)
+    scale_gradients(optimizer, 1 / count.item(), 1.0)
     optimizer.step()
     optimizer.zero_grad()
     return loss.item() / count.item()
@@ -60,7 +60,7 @@ def transformers_model(config, tuned):
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**names))
     theirs = dict(model.transformer.named_parameters())
     with torch.no_grad():
-        for name, (parts, transposed) in _targets(config).items():
+        for name, (parts, transposed) in checkpoint_layout(config).items():
             tensor = torch.cat([ours[part] for part in parts])
             theirs[name].copy_(tensor.t() if transposed else tensor)
     if tuned:

@@ -4,6 +4,7 @@ import csv
 import io
 
 import torch
+from tqdm import tqdm
 
 from config import END_OF_TEXT, NO_TOKEN_ID, YES_TOKEN_ID, UserError
 from datasets.batching import pad
@@ -106,7 +107,7 @@ class ParaphraseDetectionTestDataset:
             if tokenizer.encode(word).ids != [token_id]:
                 raise UserError(f'the tokenizer has no token "{word}" with id {token_id}: use one that shares GPT-2\'s')
         self.token_ids, self.num_shortened = [], 0
-        for start in range(0, len(rows), _TOKENIZE_AT_ONCE):
+        for start in tqdm(range(0, len(rows), _TOKENIZE_AT_ONCE), "tokenising", leave=False, disable=None):
             chunk = rows[start : start + _TOKENIZE_AT_ONCE]
             prompts = [PROMPT.format(first=row[0], second=row[1]) for row in chunk]
             for row, encoding in zip(chunk, tokenizer.encode_batch_fast(prompts), strict=True):

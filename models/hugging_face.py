@@ -10,6 +10,7 @@ Every tensor is accounted for: an unknown, missing or wrongly shaped one is an e
 import json
 import re
 import threading
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -187,7 +188,7 @@ def _hugging_face_config(config):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _targets(config):
+def checkpoint_layout(config):
     """Where each tensor goes: {Hugging Face name: ([our names], transposed)}; three names are query, key, value."""
     targets = {}
     for theirs, ours in _TOP_NAMES.items():
@@ -206,7 +207,7 @@ def _targets(config):
 @torch.no_grad()
 def read_weights(gpt2, folder):
     """Copy the checkpoint's tensors into gpt2 (cast to its dtype). Raises UserError naming the tensor that is wrong."""
-    targets, parameters = _targets(gpt2.config), dict(gpt2.named_parameters())
+    targets, parameters = checkpoint_layout(gpt2.config), dict(gpt2.named_parameters())
     missing, head = set(targets), None
     for name, read in _tensors(Path(folder)):
         short = name.removeprefix("transformer.")
@@ -271,7 +272,8 @@ def _safetensors(file):
 
 def _torch_file(file):
     try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        mapped = zipfile.is_zipfile(file)  # files from before torch 1.6, like the first GPT-2's, cannot be mapped
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch.load raises nearly any type for a damaged file
         raise UserError(f"{file} cannot be read ({type(error).__name__}): download the model again") from error
     for name in list(tensors):
@@ -285,7 +287,7 @@ def save_pretrained(gpt2, folder):
     """
     parameters = dict(gpt2.named_parameters())
     tensors = {}
-    for theirs, (names, transposed) in _targets(gpt2.config).items():
+    for theirs, (names, transposed) in checkpoint_layout(gpt2.config).items():
         tensor = torch.cat([parameters.pop(name).detach() for name in names])
         tensors[f"transformer.{theirs}"] = (tensor.t() if transposed else tensor).contiguous()
     if parameters:

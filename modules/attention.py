@@ -14,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from modules.dropout import Dropout
+
 
 class CausalSelfAttention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.num_heads = config.num_attention_heads
-        self.dropout = config.attention_probs_dropout_prob
+        self.dropout = Dropout(config.attention_probs_dropout_prob)
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
@@ -45,7 +47,9 @@ class CausalSelfAttention(nn.Module):
 
         Without a mask the T queries are the last T of the S positions; T > 1 then needs S = T.
         """
-        dropout = self.dropout if self.training else 0.0
+        dropout = self.dropout.p if self.training else 0.0
+        if dropout and query.device.type == "cpu":  # where the fused kernel knows no dropout, and falls back to slower
+            return reference_attention(query, key, value, mask, self.dropout)
         causal = mask is None and query.size(-2) > 1
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal)
 
@@ -53,11 +57,13 @@ class CausalSelfAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, T, D) -> (B, H, T, d)
 
 
-def reference_attention(query, key, value, mask):
-    """What `attend` computes, spelled out (without dropout); the mask must be given. Tests hold one to the other."""
-    scores = query @ key.transpose(-1, -2) / math.sqrt(query.size(-1))  # (B, H, T, S)
-    scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(dim=-1) @ value
+def reference_attention(query, key, value, mask=None, dropout=None):
+    """What `attend` computes, spelled out. Tests hold one to the other."""
+    if mask is None:
+        mask = torch.ones(query.size(-2), key.size(-2), dtype=torch.bool, device=query.device).tril()
+    scores = (query / math.sqrt(query.size(-1))) @ key.transpose(-1, -2)  # (B, H, T, S)
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
+    return (weights if dropout is None else dropout(weights)) @ value
 
 
 def attention_mask_for(padding_mask, num_queries):

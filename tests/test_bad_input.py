@@ -123,7 +123,7 @@ PARAPHRASE_CASES = [
     ),
 ]
 CASES_OF_BOTH = [
-    ("no model folder", "--model_path ./nowhere", {}, "model folder ./nowhere does not exist"),
+    ("no model folder", "--model_path ./nowhere", {}, "--model_path: ./nowhere is no folder"),
     ("model folder without a model", "--model_path .", {}, ". holds no tokenizer"),
     ("unknown size", "--model_size gpt2-small", {}, "--model_size: invalid choice: 'gpt2-small'"),
     ("no GPU", "--use_gpu", {}, "--use_gpu: torch sees no CUDA and no MPS device"),

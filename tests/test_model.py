@@ -145,7 +145,9 @@ def test_saved_model_opens_in_transformers(gpt2, hugging_face_gpt2, tmp_path):
     assert again.config.n_layer == 3 and again.config.eos_token_id == 8599
 
 
-@pytest.mark.parametrize("layout", ["prefix", "no prefix", "sharded", "bin", "sharded bin", "half", "with buffers"])
+@pytest.mark.parametrize(
+    "layout", ["prefix", "no prefix", "sharded", "bin", "legacy bin", "sharded bin", "half", "with buffers"]
+)
 def test_every_checkpoint_layout_loads(layout, hugging_face_gpt2, gpt2, tmp_path):
     model = hugging_face_gpt2
     state = {k: v.clone() for k, v in model.state_dict().items() if k != "lm_head.weight"}
@@ -160,6 +162,8 @@ def test_every_checkpoint_layout_loads(layout, hugging_face_gpt2, gpt2, tmp_path
         save_file({k.removeprefix("transformer."): v for k, v in state.items()}, tmp_path / "model.safetensors")
     elif layout == "bin":
         torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")  # lm_head included, as old checkpoints have it
+    elif layout == "legacy bin":
+        torch.save(state, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=False)
     elif layout == "sharded bin":
         names = sorted(state)
         halves = {"a.bin": names[:9], "b.bin": names[9:]}
