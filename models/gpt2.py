@@ -11,6 +11,7 @@ from config import UserError
 from modules.attention import attention_mask_for
 from modules.dropout import Dropout
 from modules.gpt2_layer import GPT2Layer
+from modules.pooling import last_token
 
 
 class GPT2Model(nn.Module):
@@ -42,7 +43,7 @@ class GPT2Model(nn.Module):
         for index, layer in enumerate(self.gpt_layers):
             hidden_states = layer(hidden_states, mask, cache.layers[index] if cache is not None else None)
         hidden_states = self.final_layer_norm(hidden_states)
-        return {"last_hidden_state": hidden_states, "last_token": _last_token(hidden_states, attention_mask)}
+        return {"last_hidden_state": hidden_states, "last_token": last_token(hidden_states, attention_mask)}
 
     def embed(self, input_ids, attention_mask=None, past=0):
         """(B, T) -> (B, T, D): word plus position embeddings. Positions count real tokens only (left padding)."""
@@ -94,12 +95,3 @@ class GPT2Model(nn.Module):
                 nn.init.normal_(
                     parameter, std=std / (2 * self.config.num_hidden_layers) ** 0.5 if into_residual else std
                 )
-
-
-def _last_token(hidden_states, attention_mask):
-    """(B, T, D) -> (B, D): the row's last real token, whichever side the padding is on."""
-    if attention_mask is None:
-        return hidden_states[:, -1]
-    real = attention_mask[:, -hidden_states.size(1) :].long()
-    last = real.size(1) - 1 - real.flip(1).argmax(dim=1)
-    return hidden_states[torch.arange(len(last), device=last.device), last]

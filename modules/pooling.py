@@ -28,6 +28,15 @@ def masked_softmax(scores, mask):
     return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=1)
 
 
+def last_token(hidden_states, attention_mask=None):
+    """(B, T, D) -> (B, D): the last real token, whichever side the padding is on. The mask may be longer than T."""
+    if attention_mask is None:
+        return hidden_states[:, -1]
+    real = attention_mask[:, -hidden_states.size(1) :].long()
+    last = real.size(1) - 1 - real.flip(1).argmax(dim=1)
+    return hidden_states[torch.arange(len(last), device=last.device), last]
+
+
 class SimplePooling(nn.Module):
     """kind: last, mean or max. Like every pooling: (B, T, D), (B, T) -> vectors (B, N D) and a penalty (scalar)."""
 
@@ -40,8 +49,7 @@ class SimplePooling(nn.Module):
     def forward(self, hidden_states, mask):
         real = mask.bool()
         if self.kind == "last":
-            last = real.size(1) - 1 - real.long().flip(1).argmax(dim=1)
-            return hidden_states[torch.arange(len(last), device=last.device), last], 0.0
+            return last_token(hidden_states, mask), 0.0
         if self.kind == "mean":
             total = (hidden_states * real.unsqueeze(-1)).sum(dim=1)
             return total / real.sum(dim=1, keepdim=True).clamp(min=1), 0.0
