@@ -2,6 +2,7 @@
 
     runs/NAME/settings.json     every setting, the task, and a fingerprint of the base model
               metrics.jsonl     one line a step (step, loss, lr) and one an epoch
+              report.json       the figures that the script printed last
               best/             model.safetensors of the best epoch, score.json
               last/             model.safetensors, optimizer.safetensors, state.json of the last complete epoch
 
@@ -31,6 +32,7 @@ FREE_ON_RESUME = {
     *("held_out_sonnet_path", "sonnet_out", "sonnet_dev_out", "score_seeds"),
     *("temperature", "top_p", "top_k", "max_new_tokens"),
     *("para_test", "para_dev_out", "para_test_out"),
+    *("out", "save_dtype"),
 }
 
 
@@ -117,6 +119,11 @@ class Run:
                 "give the --model_size or --model_path that it was trained with"
             )
 
+    def report(self, record):
+        """Keep what the script has printed at its end, for whoever compares runs."""
+        with _user_errors(self.folder):
+            (self.folder / "report.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
     def size(self):
         """Bytes of the weights that prediction needs."""
         return (self.best / "model.safetensors").stat().st_size
@@ -145,7 +152,9 @@ def open_run(task, name, settings, given):
         for name in sorted(idle & given):
             raise UserError(f"--{name} has no effect with --checkpoint, which trains nothing: leave it out")
         run = Run(Path(flags.checkpoint), resumed=True)
-        return run, _merge_settings(run, task, settings, given, ("model", "head", "pooling", "lora", "adapter"))
+        return run, _merge_settings(
+            run, task, settings, given, ("model", "shape", "head", "pooling", "lora", "adapter")
+        )
     if flags.resume:
         run = Run(Path(flags.run_dir) if flags.run_dir else _newest(name.split("-")[0]), resumed=True)
         groups = {group.name for group in dataclasses.fields(settings)} - {"run"}

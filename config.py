@@ -104,11 +104,10 @@ class ModelSettings:
 
 
 @dataclass
-class TrainingSettings:
-    """training"""
+class StepSettings:
+    """What every kind of training shares; no group of flags of its own."""
 
     seed: int = flag(11711, "seeds the batches, dropout and sampling; the same seed gives the same run")
-    epochs: int = flag(10, "passes over the training data")
     batch_size: int = flag(8, "rows a step (on every device)")
     lr: float | None = flag(
         None, "peak learning rate; by default the tuning method's own (full 1e-5, LoRA 2e-4, adapter 1e-4)"
@@ -118,17 +117,60 @@ class TrainingSettings:
     warmup_ratio: float = flag(0.05, "share of all steps over which the learning rate rises from 0")
     gradient_accumulation: int = flag(1, "batches whose gradients are added up before each step")
     max_grad_norm: float = flag(1.0, "clip the gradient to this norm; 0 switches clipping off")
-    patience: int = flag(0, "stop after this many epochs without a better score; 0 never stops early")
+    beta2: float = flag(0.999, "AdamW's decay rate of the squared gradients; smaller forgets sooner")
     use_gpu: bool = flag(False, "train on the GPU (CUDA, or Apple's MPS)")
     precision: str = flag("auto", "auto takes bf16 only where the hardware has it natively", ("auto", "fp32", "bf16"))
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "gradient_accumulation"):
+        for name in ("batch_size", "gradient_accumulation"):
             check(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
         check(self.lr is None or 0 < self.lr < math.inf, f"--lr must be positive, got {self.lr}")
         check(0 <= self.warmup_ratio <= 1, f"--warmup_ratio must be in [0, 1], got {self.warmup_ratio}")
-        for name in ("seed", "weight_decay", "max_grad_norm", "patience"):
+        check(0 <= self.beta2 < 1, f"--beta2 must be in [0, 1), got {self.beta2}")
+        for name in ("seed", "weight_decay", "max_grad_norm"):
             check(getattr(self, name) >= 0, f"--{name} must not be negative, got {getattr(self, name)}")
+
+
+@dataclass
+class TrainingSettings(StepSettings):
+    """training"""
+
+    epochs: int = flag(10, "passes over the training data")
+    patience: int = flag(0, "stop after this many epochs without a better score; 0 never stops early")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self.epochs >= 1, f"--epochs must be at least 1, got {self.epochs}")
+        check(self.patience >= 0, f"--patience must not be negative, got {self.patience}")
+
+
+@dataclass
+class PretrainingSettings(StepSettings):
+    """training"""
+
+    steps: int = flag(2000, "optimizer steps in all")
+    eval_every: int = flag(100, "steps between two measurements on held-out text; a stopped run goes on from the last")
+    batch_size: int = flag(16, "rows of --context tokens a step (on every device)")
+    lr: float = flag(1e-3, "peak learning rate; smaller for larger models (GPT-2 small: 6e-4)")
+    weight_decay: float = flag(0.1, "decoupled weight decay, never on biases and LayerNorm")
+    schedule: str = flag("cosine", "learning rate after the warm-up", ("constant", "linear", "cosine"))
+    beta2: float = flag(0.99, "AdamW's decay rate of the squared gradients; smaller forgets sooner")
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("steps", "eval_every"):
+            check(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
+        check(
+            self.steps % self.eval_every == 0,
+            f"--steps {self.steps} is no multiple of --eval_every {self.eval_every}: choose one",
+        )
+
+    @property
+    def epochs(self):
+        """For the training loop an epoch is the stretch between two measurements."""
+        return self.steps // self.eval_every
+
+    patience = 0  # no field: pre-training always takes all its steps
 
 
 @dataclass
@@ -287,6 +329,65 @@ class HeadSettings:
         'cloze: the logits of "no" and "yes" from the tied embedding, no new parameters; linear: a new two-way layer',
         ("cloze", "linear"),
     )
+
+
+@dataclass
+class CorpusData:
+    """data"""
+
+    corpus: str = flag("corpus", "folder of UTF-8 .txt files (subfolders included); each file is one document")
+    held_out: str = flag(
+        "",
+        "comma-separated files of that folder to measure on, kept out of training; "
+        "by default the last hundredth of every file",
+    )
+    out: str | None = flag(
+        None, "where the finished model goes, in Hugging Face layout; by default model/ in the run folder"
+    )
+    save_dtype: str = flag(
+        "float32", "number format of the saved weights; half takes half the space", ("float32", "float16")
+    )
+
+    @property
+    def held_out_names(self):
+        return [name.strip() for name in self.held_out.split(",") if name.strip()]
+
+
+@dataclass
+class ShapeSettings:
+    """model: by default one of 7 million parameters, for a CPU"""
+
+    vocab_size: int = flag(8960, 'tokens of the byte-level BPE; more than 8505, the id of "yes"')
+    context: int = flag(256, "tokens the model sees at once (GPT-2: 1024)")
+    layers: int = flag(6, "number of layers (GPT-2: 12)")
+    hidden_size: int = flag(256, "width (GPT-2: 768)")
+    heads: int = flag(4, "attention heads (GPT-2: 12)")
+    dropout: float = flag(0.0, "dropout while pre-training; the saved model says 0.1, as GPT-2, for its fine-tuning")
+
+    def __post_init__(self):
+        check(
+            self.vocab_size > YES_TOKEN_ID + 1,
+            f'--vocab_size must be at least {YES_TOKEN_ID + 2}, so that "yes" can have id {YES_TOKEN_ID} as in '
+            f"GPT-2 and <|endoftext|> come last; got {self.vocab_size}",
+        )
+        for name in ("layers", "hidden_size", "heads"):
+            check(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
+        check(self.context >= 2, f"--context must be at least 2, got {self.context}")
+        check(
+            self.hidden_size % self.heads == 0,
+            f"--hidden_size {self.hidden_size} is no multiple of --heads {self.heads}: choose one",
+        )
+        check(0 <= self.dropout < 1, f"--dropout must be in [0, 1), got {self.dropout}")
+
+
+@dataclass
+class PretrainSettings:
+    """Pre-train a GPT-2 of any size from scratch on a folder of text files; save it in Hugging Face layout."""
+
+    data: CorpusData = field(default_factory=CorpusData)
+    shape: ShapeSettings = field(default_factory=ShapeSettings)
+    training: PretrainingSettings = field(default_factory=PretrainingSettings)
+    run: RunSettings = field(default_factory=RunSettings)
 
 
 @dataclass

@@ -62,7 +62,9 @@ def main(settings, given):
         if accelerator.is_main_process:
             write_text(path, format_predictions(dataset.ids, answers[path]))
     if accelerator.is_main_process:
-        report(figures, dev, answers[data.para_dev_out], data, answers[data.para_test_out])
+        figures |= report(dev, answers[data.para_dev_out], data, answers[data.para_test_out])
+        print_table("Paraphrase detection", figures)
+        run.report({"figures": figures})
 
 
 def train(model, dataset, dev, settings, run, accelerator):
@@ -103,14 +105,15 @@ def format_predictions(ids, answers):
     return "id \t Predicted_Is_Paraphrase \n" + "".join(f"{identifier}, {answers[identifier]} \n" for identifier in ids)
 
 
-def report(figures, dev, dev_answers, data, test_answers):
+def report(dev, dev_answers, data, test_answers):
+    """What was predicted, {name: text}."""
     majority = max(Counter(dev.labels).values()) / len(dev)
-    scores = {name: f"{value:.4f}" for name, value in dev_figures(dev, dev_answers).items()}
-    figures |= scores | {"always the commoner answer": f"{majority:.4f} dev accuracy"}
+    figures = {name: f"{value:.4f}" for name, value in dev_figures(dev, dev_answers).items()}
+    figures["always the commoner answer"] = f"{majority:.4f} dev accuracy"
     for path, answers in ((data.para_dev_out, dev_answers), (data.para_test_out, test_answers)):
         yes = sum(answer == YES_TOKEN_ID for answer in answers.values())
         figures[path] = f"{len(answers)} pairs, {100 * yes / len(answers):.1f} % yes"
-    print_table("Paraphrase detection", figures)
+    return figures
 
 
 if __name__ == "__main__":

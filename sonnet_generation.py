@@ -69,7 +69,8 @@ def main(settings, given):
         if accelerator.mixed_precision == "bf16":
             gpt2.to(torch.bfloat16)  # nothing is trained any more: no weight need be cast at every token
         print_table("Sonnet generation", figures)
-        predict_and_score(gpt2, tokenizer, prompts, gold, training, settings)
+        scores = predict_and_score(gpt2, tokenizer, prompts, gold, training, settings)
+        run.report({"figures": figures, "scores": scores})
 
 
 def load_training_and_gold(data, seed, required):
@@ -125,6 +126,7 @@ def held_out_loss(model, batches, device):
 
 
 def predict_and_score(gpt2, tokenizer, prompts, gold, training, settings):
+    """Write both prediction files and print the scores, which are returned: {row: {figure: (mean, deviation)}}."""
     data, seed = settings.data, settings.training.seed
     completed = complete(gpt2, tokenizer, prompts, settings, [seed], "writing sonnets")[0]
     write_text(data.sonnet_out, format_sonnets(completed))
@@ -143,6 +145,7 @@ def predict_and_score(gpt2, tokenizer, prompts, gold, training, settings):
         cells = ["{:.2f} +- {:.2f}".format(*values[column]) if column in values else "-" for column in columns]
         print(f"{name:<28}" + "".join(f"{cell:>20}" for cell in cells))
     print(f"\n{data.sonnet_out}: {len(completed)} sonnets; the first one:\n\n{completed[0]}")
+    return rows
 
 
 def complete(gpt2, tokenizer, prompts, settings, seeds, description):

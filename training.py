@@ -102,7 +102,8 @@ def fit(model, batches, loss_fn, evaluate, settings, run, accelerator, after_ste
     after_step(model, step): called after every optimizer step. Raises UserError if the loss stops being finite.
     """
     wrapped = accelerator.prepare(model)
-    optimizer = AdamW(parameter_groups(model, settings.weight_decay), lr=settings.lr)
+    groups = parameter_groups(model, settings.weight_decay)
+    optimizer = AdamW(groups, lr=settings.lr, betas=(0.9, settings.beta2))
     progress = run.restore(model, optimizer)
     started, epoch_seconds = progress.epoch, []
     if started:

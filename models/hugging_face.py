@@ -180,6 +180,7 @@ def _hugging_face_config(config):
         "bos_token_id": config.eos_token_id,
         "eos_token_id": config.eos_token_id,
         "tie_word_embeddings": True,
+        "dtype": "float32",  # what to compute in, whatever the weights are stored in
     }
 
 
@@ -280,20 +281,23 @@ def _torch_file(file):
         yield name, lambda name=name: tensors[name]
 
 
-def save_pretrained(gpt2, folder):
-    """Write config.json and model.safetensors, so that transformers.GPT2LMHeadModel.from_pretrained opens the folder.
+def save_pretrained(gpt2, folder, dtype=torch.float32):
+    """Write config.json, generation_config.json and model.safetensors (its numbers as dtype).
 
-    Plain GPT-2 tensors only: merge or leave out tuning methods first (their tensors are an error that names them).
+    transformers.GPT2LMHeadModel.from_pretrained opens the folder. Plain GPT-2 tensors only: merge or leave out tuning
+    methods first (their tensors are an error that names them).
     """
     parameters = dict(gpt2.named_parameters())
     tensors = {}
     for theirs, (names, transposed) in checkpoint_layout(gpt2.config).items():
         tensor = torch.cat([parameters.pop(name).detach() for name in names])
-        tensors[f"transformer.{theirs}"] = (tensor.t() if transposed else tensor).contiguous()
+        tensors[f"transformer.{theirs}"] = (tensor.t() if transposed else tensor).to("cpu", dtype).contiguous()
     if parameters:
         raise UserError(f"{next(iter(parameters))} has no place in a plain GPT-2: merge the tuning method first")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    text = json.dumps(_hugging_face_config(gpt2.config), indent=2)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+    config = _hugging_face_config(gpt2.config)
+    generation = {name: config[name] for name in ("bos_token_id", "eos_token_id")}
+    for name, record in (("config.json", config), ("generation_config.json", generation)):
+        (folder / name).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -274,7 +274,7 @@ NOT_DEFAULT_IN_BOTH = (
     "--model_size gpt2-xl --model_path m --dropout 0 --lora --lora_rank 2 --lora_alpha 3 --lora_dropout 0.1 "
     "--lora_targets key --adapter --adapter_size 3 --adapter_placement pfeiffer --seed 1 --epochs 2 --batch_size 3 "
     "--lr 3.3e-5 --weight_decay 0.1 --schedule cosine --warmup_ratio 0.5 --gradient_accumulation 2 "
-    "--max_grad_norm 0.5 --patience 3 --use_gpu --precision bf16 --eval_batch_size 4 --merge --run_dir r --resume"
+    "--max_grad_norm 0.5 --beta2 0.9 --patience 3 --use_gpu --precision bf16 --eval_batch_size 4 --merge --run_dir r --resume"
 )
 
 

@@ -1,0 +1,196 @@
+"""Pre-train a GPT-2 of any size from scratch on a folder of text files, and save it in Hugging Face layout.
+
+python pretrain.py --corpus FOLDER                       a small one, on a CPU in an hour or two
+accelerate launch pretrain.py --corpus FOLDER --use_gpu  on several GPUs
+"""
+
+from config import PretrainSettings, parse_flags, run_script
+
+if __name__ == "__main__":  # before the heavy imports, so that --help and typing errors answer at once
+    FLAGS = run_script(parse_flags, PretrainSettings)
+
+import math
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list, set_seed
+from safetensors import SafetensorError
+
+from checkpoint import open_run
+from config import END_OF_TEXT, GPT2Config, UserError
+from datasets.corpus import Corpus, PackedBatches, TokenFile, held_out_batches, prepare_corpus
+from datasets.files import check_writable
+from datasets.tokenizer import save_tokenizer
+from evaluation import perplexity
+from models.gpt2 import GPT2Model
+from models.hugging_face import save_pretrained
+from models.sonnet_gpt import SonnetGPT
+from training import fit, load_trained, make_accelerator, print_table, to_device
+
+TASK, BASE = "pretrain", "random weights"
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "embedding_dropout_prob")
+EVAL_TOKENS = 8192  # a batch, while measuring
+MOST_LINES = 20  # held-out documents that each get a line in the report
+
+
+def main(settings, given):
+    accelerator = make_accelerator(settings.training)
+    run, settings = broadcast_object_list([open_run(TASK, "pretrain", settings, given)])[0]
+    out = Path(settings.data.out or run.folder / "model")
+    check_writable(out / "config.json")
+    if accelerator.is_main_process and not (run.folder / "corpus").is_dir():
+        corpus = Corpus(settings.data.corpus, settings.data.held_out_names)
+        prepare_corpus(corpus, run.folder / "corpus", settings.shape.vocab_size, settings.shape.context)
+    accelerator.wait_for_everyone()
+    tokens = TokenFile(run.folder / "corpus")
+    batches = make_batches(tokens, settings, accelerator)
+
+    set_seed(settings.training.seed)
+    gpt2 = GPT2Model(gpt2_config(settings.shape, tokens.tokenizer))
+    model = SonnetGPT(gpt2)
+    measure = Measure(tokens, settings.shape.context, accelerator)
+    if accelerator.is_main_process:
+        run.begin(TASK, settings, BASE)
+    accelerator.print(
+        f"{sum(p.numel() for p in gpt2.parameters()):,} parameters, {len(tokens.train):,} training tokens, "
+        f"{sum(map(len, tokens.held_out.values())):,} held out"
+    )
+    with accelerator.autocast():
+        untrained = measure.sums(model.to(accelerator.device).eval())
+    if settings.run.checkpoint:
+        figures = load_trained(model, run, accelerator)
+    else:
+        figures = train(model, batches, measure, settings, run, accelerator)
+    if accelerator.is_main_process:
+        print_table("Pre-training", figures)
+        run.report({"figures": figures, "held out": measure.report(model, untrained)})
+        save(gpt2, tokens.tokenizer, out, settings)
+
+
+def gpt2_config(shape, tokenizer):
+    return GPT2Config(
+        vocab_size=tokenizer.get_vocab_size(),
+        max_position_embeddings=shape.context,
+        hidden_size=shape.hidden_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        eos_token_id=tokenizer.token_to_id(END_OF_TEXT),
+        **dict.fromkeys(DROPOUTS, shape.dropout),
+    )
+
+
+def make_batches(tokens, settings, accelerator):
+    options = settings.training
+    batches = options.eval_every * options.gradient_accumulation
+    rank, world = accelerator.process_index, accelerator.num_processes
+    return PackedBatches(tokens.train, settings.shape.context, options.batch_size, batches, options.seed, rank, world)
+
+
+def train(model, batches, measure, settings, run, accelerator):
+    options = settings.training
+
+    def evaluate(model):
+        loss = measure.total(model)
+        return {"score": -loss, "held-out loss": loss, "held-out perplexity": perplexity(loss)}
+
+    figures = fit(model, batches, language_model_loss, evaluate, options, run, accelerator)
+    figures["best epoch"] += f" of {options.epochs}, of {options.eval_every} steps each"
+    rows = options.batch_size * options.gradient_accumulation * accelerator.num_processes
+    seen = options.steps * rows * settings.shape.context
+    figures["tokens seen"] = f"{seen:,} ({seen / len(batches.tokens):.2f} passes over the corpus)"
+    return figures
+
+
+def language_model_loss(model, batch):
+    return model(batch["token_ids"], batch["attention_mask"], return_loss=True)
+
+
+class Measure:
+    """Losses on the held-out documents: of a model, and of the unigram model that any model should beat."""
+
+    def __init__(self, tokens, context, accelerator):
+        self.tokens, self.context, self.accelerator = tokens, context, accelerator
+
+    @torch.no_grad()
+    def sums(self, model):
+        """{document: (summed loss in nats, tokens predicted)}"""
+        sums, size = {}, max(1, EVAL_TOKENS // self.context)
+        for name, tokens in self.tokens.held_out.items():
+            outcomes = [
+                language_model_loss(model, to_device(batch, self.accelerator.device))
+                for batch in held_out_batches(tokens, self.context, size)
+            ]
+            sums[name] = (sum(loss.item() for loss, _ in outcomes), sum(int(count) for _, count in outcomes))
+        return sums
+
+    def total(self, model):
+        """Mean loss over all held-out tokens, in nats."""
+        losses, counts = zip(*self.sums(model).values(), strict=True)
+        return sum(losses) / sum(counts)
+
+    def unigram_sums(self):
+        """The same of a model that knows how often each token occurs in training (plus one), and nothing else."""
+        counts = 1 + np.bincount(self.tokens.train, minlength=self.tokens.tokenizer.get_vocab_size())
+        costs = -np.log(counts / counts.sum())
+        return {name: (costs[tokens[1:]].sum(), len(tokens) - 1) for name, tokens in self.tokens.held_out.items()}
+
+    def report(self, model, untrained):
+        """Print a line for every held-out document, or one for all of them where there are many.
+
+        untrained: `sums` of the model before it was trained. Returns {title: {figure: value}}.
+        """
+        with self.accelerator.autocast():
+            trained = self.sums(model)
+        unigram = self.unigram_sums()
+        sizes = {document["name"]: document["bytes"] for document in self.tokens.record["held_out"]}
+        titles = {name: [name] for name in trained} if len(trained) <= MOST_LINES else {}
+        rows = {}
+        for title, names in (titles | {"all": list(trained)}).items():
+            nats, unigram_nats, untrained_nats = (
+                sum(sums[name][0] for name in names) for sums in (trained, unigram, untrained)
+            )
+            count = sum(trained[name][1] for name in names)
+            rows[title] = {
+                "tokens": count,
+                "nats a token": nats / count,
+                "bits a byte": nats / math.log(2) / sum(sizes[name] for name in names),
+                "perplexity": perplexity(nats / count),
+                "unigram": perplexity(unigram_nats / count),
+                "untrained": perplexity(untrained_nats / count),
+            }
+        width = max(map(len, [*rows, "held-out text"]))
+        print(f"\n{'held-out text':<{width}}" + "".join(f"{name:>14}" for name in next(iter(rows.values()))))
+        for title, figures in rows.items():
+            cells = (
+                f"{v:>14,}" if isinstance(v, int) else f"{v:>14,.{1 if v > 100 else 4}f}" for v in figures.values()
+            )
+            print(f"{title:<{width}}" + "".join(cells))
+        print("(perplexity a token; unigram: of a model that knows only how often each token occurs)")
+        return rows
+
+
+def save(gpt2, tokenizer, folder, settings):
+    """The model in Hugging Face layout, with GPT-2's own dropout for whoever fine-tunes it; each file whole or not."""
+    gpt2.config = replace(gpt2.config, **dict.fromkeys(DROPOUTS, GPT2Config().hidden_dropout_prob))
+    unfinished = folder / "unfinished"
+    try:
+        unfinished.mkdir(parents=True, exist_ok=True)
+        save_pretrained(gpt2, unfinished, getattr(torch, settings.data.save_dtype))
+        save_tokenizer(tokenizer, unfinished, settings.shape.context)
+        for file in unfinished.iterdir():
+            os.replace(file, folder / file.name)
+        unfinished.rmdir()
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise UserError(
+            f"cannot write {folder} ({error}): the run is kept; make room, then save it with --checkpoint and --out"
+        ) from error
+    print(f"\n{folder}: the model, for --model_path and for transformers")
+
+
+if __name__ == "__main__":
+    run_script(main, *FLAGS)

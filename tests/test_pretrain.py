@@ -1,0 +1,429 @@
+"""Pre-training: tokenizer, packed tokens, whole runs that stop and go on, and what transformers makes of them."""
+
+import errno
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import forget_accelerate_state
+
+import pretrain
+from config import END_OF_TEXT, NO_TOKEN_ID, YES_TOKEN_ID, PretrainSettings, UserError, parse_flags
+from datasets.corpus import Corpus, PackedBatches, TokenFile, held_out_batches, prepare_corpus
+from datasets.tokenizer import load_tokenizer, train_tokenizer
+from models.gpt2 import GPT2Model
+
+ROOT = Path(__file__).resolve().parents[1]
+VOCAB, CONTEXT = 8600, 16
+
+
+def prose(seed, words=9000):
+    """Made-up text with enough different words for a vocabulary of 8,600, and none of them "yes"."""
+    draw = random.Random(seed)
+    syllables = [a + b for a in "bcdfghklmnprstvw" for b in ("a", "e", "i", "o", "u", "an", "er", "ol")]
+    lexicon = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(5000)] + ["no"]
+    text = ""
+    while words:
+        line = draw.choices(lexicon, k=min(words, draw.randint(3, 9)))
+        words -= len(line)
+        text += " ".join(line).capitalize() + draw.choice([",\n", ".\n", "\n\n", "?  \n \n", "\n\n\n\t"])
+    return text
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "sub").mkdir()
+    for index, name in enumerate(("a.txt", "b.txt", "sub/c.txt")):
+        (folder / name).write_text(prose(index, 3000 if index == 1 else 9000), encoding="utf-8")
+    (folder / "notes.md").write_text("not part of it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokens_folder(tmp_path_factory, corpus_folder):
+    folder = tmp_path_factory.mktemp("prepared") / "corpus"
+    prepare_corpus(Corpus(corpus_folder, ["b.txt"]), folder, VOCAB, CONTEXT)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokens_folder):
+    return load_tokenizer(tokens_folder)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tokenizer
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_answers_and_end_of_text_have_gpt2s_places(tokenizer):
+    assert tokenizer.get_vocab_size() == VOCAB
+    assert sorted(tokenizer.get_vocab().values()) == list(range(VOCAB))
+    assert tokenizer.encode("no").ids == [NO_TOKEN_ID] and tokenizer.encode("yes").ids == [YES_TOKEN_ID]
+    assert tokenizer.encode(END_OF_TEXT).ids == [VOCAB - 1] == [tokenizer.token_to_id(END_OF_TEXT)]
+
+
+def test_any_text_comes_back_exactly(tokenizer):
+    draw = random.Random(0)
+    points = [p for p in range(0x110000) if not 0xD800 <= p < 0xE000]  # every code point but the surrogates
+    texts = ["".join(map(chr, draw.choices(points, k=200))) for _ in range(50)]
+    texts += ["", " ", "\r\n\t\x00 \u200d\ufeff", "naïve café 日本語 🙂🏽  don't", prose(9, 300)]
+    for text in texts:
+        assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_transformers_reads_the_saved_tokenizer_alike(tokenizer, tokens_folder, tmp_path):
+    for files in (("tokenizer.json",), ("vocab.json", "merges.txt")):  # either form alone
+        folder = tmp_path / files[0]
+        folder.mkdir()
+        for name in (*files, "tokenizer_config.json"):
+            shutil.copy(tokens_folder / name, folder)
+        theirs = transformers.GPT2Tokenizer.from_pretrained(folder)
+        text = prose(3, 200) + " yes, no? 日本 " + END_OF_TEXT
+        assert theirs(text)["input_ids"] == tokenizer.encode(text).ids == load_tokenizer(folder).encode(text).ids
+        assert theirs.decode(theirs(text)["input_ids"]) == text
+        assert theirs.eos_token == END_OF_TEXT
+
+
+def test_the_same_text_gives_the_same_tokenizer(tokenizer, corpus_folder):
+    again = train_tokenizer((text for _, text in Corpus(corpus_folder, ["b.txt"]).documents("train")), VOCAB)
+    assert again.to_str() == tokenizer.to_str()
+
+
+def test_learned_merges_are_kept_but_for_the_answers(corpus_folder, tokenizer, tmp_path):
+    """Only as many of the last merges give way as "no" and "yes" need; the others are those of an ordinary BPE."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    plain = Tokenizer(models.BPE())
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=VOCAB - 1, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    plain.train_from_iterator((text for _, text in Corpus(corpus_folder, ["b.txt"]).documents("train")), trainer)
+    theirs = json.loads(plain.to_str())["model"]["merges"]
+    ours = json.loads(tokenizer.to_str())["model"]["merges"]
+    added = [merge for merge in ours if merge not in theirs]
+    assert len(ours) == len(theirs) and 1 <= len(added) <= 3 and "".join(added[-1]) == "yes"
+    assert ours[: -len(added)] == theirs[: -len(added)]
+
+
+def test_too_little_text_for_the_vocabulary():
+    with pytest.raises(UserError, match="corpus is too small: it gives"):
+        train_tokenizer(["a few words, no more than that"], VOCAB)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tokens on disk
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_files_hold_every_document_and_its_end(corpus_folder, tokens_folder, tokenizer, monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.corpus._PIECE", 500)  # cut into many pieces: the tokens must not change
+    for folder in (tokens_folder, tmp_path / "small_pieces"):
+        if folder != tokens_folder:
+            prepare_corpus(Corpus(corpus_folder, ["b.txt"]), folder, VOCAB, CONTEXT)
+        read = TokenFile(folder)
+        wanted = []
+        for name in ("a.txt", "sub/c.txt"):
+            text = (corpus_folder / name).read_text(encoding="utf-8")
+            wanted += [*tokenizer.encode(text).ids, VOCAB - 1]
+        assert read.train.dtype == np.uint16 and read.train.tolist() == wanted
+        assert list(read.held_out) == ["b.txt"]
+        held_out = (corpus_folder / "b.txt").read_text(encoding="utf-8")
+        assert read.held_out["b.txt"].tolist() == [*tokenizer.encode(held_out).ids, VOCAB - 1]
+        assert read.record["held_out"][0]["bytes"] == len(held_out.encode())
+
+
+def test_by_default_the_last_hundredth_of_every_file_is_held_out(corpus_folder):
+    corpus = Corpus(corpus_folder)
+    parts = {part: dict(corpus.documents(part)) for part in ("train", "held_out")}
+    assert list(parts["train"]) == list(parts["held_out"]) == ["a.txt", "b.txt", "sub/c.txt"]
+    for name, text in parts["held_out"].items():
+        assert parts["train"][name] + text == (corpus_folder / name).read_text(encoding="utf-8")
+        assert 0.01 <= len(text) / len(parts["train"][name]) < 0.02
+
+
+def test_every_pass_takes_every_window_once_and_starts_elsewhere():
+    tokens = np.arange(1000, dtype=np.uint16)
+    batches = PackedBatches(tokens, 16, batch_size=4, batches=5, seed=1)
+    windows = len(tokens) // 16 - 1
+    rows = [row.tolist() for number in (1, 2, 3, 4, 5, 6, 7) for b in batches.epoch(number) for row in b["token_ids"]]
+    assert all(row == list(range(row[0], row[0] + 16)) for row in rows)
+    first, second = rows[:windows], rows[windows : 2 * windows]
+    for part in (first, second):
+        starts = sorted(row[0] for row in part)
+        assert starts == list(range(starts[0], starts[0] + 16 * windows, 16)) and starts[0] < 16
+    assert [row[0] for row in first] != sorted(row[0] for row in first)
+    assert min(first)[0] != min(second)[0] and first != second
+
+
+def test_windows_depend_on_seed_and_place_alone():
+    tokens = np.arange(1000, dtype=np.uint16)
+
+    def rows(number, **changes):
+        options = {"context": 16, "batch_size": 2, "batches": 6, "seed": 1} | changes
+        return [batch["token_ids"].tolist() for batch in PackedBatches(tokens, **options).epoch(number)]
+
+    assert rows(9) == rows(9) and rows(9) != rows(8) and rows(9) != rows(9, seed=2)
+    shares = [rows(2, batches=3, rank=rank, world=2) for rank in (0, 1)]
+    assert [batch for pair in zip(*shares, strict=True) for batch in pair] == rows(2)
+
+
+def test_a_corpus_shorter_than_two_windows():
+    with pytest.raises(UserError, match="add text"):
+        PackedBatches(np.zeros(40, dtype=np.uint16), 32, 2, 1)
+
+
+@pytest.mark.parametrize("length", [2, 3, 16, 17, 31, 32, 100])
+def test_held_out_windows_predict_every_token_but_the_first_once(length):
+    tokens = np.arange(length)
+    predicted = []
+    for batch in held_out_batches(tokens, 16, 2):
+        for row, mask in zip(batch["token_ids"], batch["attention_mask"], strict=True):
+            predicted += row[mask.bool()][1:].tolist()
+    assert predicted == list(range(1, length))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whole runs
+# ---------------------------------------------------------------------------------------------------------------------
+
+SHAPE = f"--vocab_size {VOCAB} --context {CONTEXT} --layers 2 --hidden_size 16 --heads 2"
+STEPS = "--steps 12 --eval_every 3 --batch_size 2 --lr 1e-2 --precision fp32"
+
+
+def run(corpus_folder, run_dir, more="", base=f"{SHAPE} {STEPS}"):
+    forget_accelerate_state()
+    flags = f"--corpus {corpus_folder} --held_out b.txt {base} {more}" + (f" --run_dir {run_dir}" if run_dir else "")
+    pretrain.main(*parse_flags(PretrainSettings, flags.split()))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, corpus_folder):
+    folder = tmp_path_factory.mktemp("run")
+    run(corpus_folder, folder)
+    return folder
+
+
+def tensors(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_the_saved_model_opens_in_transformers_and_gives_our_logits(finished):
+    folder = finished / "model"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("config.json", "generation_config.json", "merges.txt", "model.safetensors", "tokenizer.json"),
+        *("tokenizer_config.json", "vocab.json"),
+    ]
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
+    ours = GPT2Model.from_pretrained(str(folder)).eval()
+    ids = torch.randint(0, VOCAB, (3, CONTEXT))
+    with torch.no_grad():
+        logits = ours.hidden_state_to_token(ours(ids)["last_hidden_state"])
+        assert torch.allclose(logits, theirs(ids).logits, atol=1e-5)
+    assert theirs.config.resid_pdrop == 0.1  # for fine-tuning; pre-training itself had none
+    assert theirs.generation_config.eos_token_id == VOCAB - 1
+    assert transformers.AutoTokenizer.from_pretrained(folder)("yes")["input_ids"] == [YES_TOKEN_ID]
+
+
+def test_the_held_out_figures_are_those_of_transformers_and_of_a_count(finished, tokens_folder):
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(finished / "model").eval()
+    tokens = TokenFile(tokens_folder)
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for batch in held_out_batches(tokens.held_out["b.txt"], CONTEXT, 1):
+            ids = batch["token_ids"]
+            total += theirs(ids, labels=ids).loss.item() * (ids.size(1) - 1)
+            count += ids.size(1) - 1
+    report = json.loads((finished / "report.json").read_text())["held out"]["b.txt"]
+    assert report["tokens"] == count == len(tokens.held_out["b.txt"]) - 1
+    assert report["nats a token"] == pytest.approx(total / count, abs=1e-5)
+    size = tokens.record["held_out"][0]["bytes"]
+    assert report["bits a byte"] == pytest.approx(total / np.log(2) / size, rel=1e-5)
+
+    seen = tokens.train.tolist()
+    costs = [
+        -np.log((seen.count(token) + 1) / (len(seen) + VOCAB)) for token in tokens.held_out["b.txt"][1:201].tolist()
+    ]
+    first = TokenFile(tokens_folder)
+    first.held_out = {"b.txt": tokens.held_out["b.txt"][:201]}
+    measured, terms = pretrain.Measure(first, CONTEXT, None).unigram_sums()["b.txt"]
+    assert terms == 200 and measured == pytest.approx(sum(costs))
+
+
+def test_training_beats_the_untrained_model(finished):
+    figures = json.loads((finished / "report.json").read_text())["held out"]["all"]
+    assert figures["perplexity"] < 0.8 * figures["untrained"]
+    assert figures["untrained"] == pytest.approx(VOCAB, rel=0.1)
+
+
+def test_half_precision_is_rounded_once_and_takes_half_the_space(finished, corpus_folder, tmp_path):
+    run(corpus_folder, None, f"--checkpoint {finished} --out {tmp_path} --save_dtype float16", base="")
+    full, half = tensors(finished / "model"), tensors(tmp_path)
+    assert all(torch.equal(half[name], full[name].half()) for name in full)
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
+    assert theirs.dtype == torch.float32 and GPT2Model.from_pretrained(str(tmp_path)).dtype == torch.float32
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("where", ["in the middle of an epoch", "before the corpus was ready"])
+def test_a_stopped_run_goes_on_to_the_same_result(finished, corpus_folder, tmp_path, monkeypatch, where):
+    def stop(*arguments, **options):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        if where == "before the corpus was ready":
+            patch.setattr("datasets.corpus.save_tokenizer", stop)
+        else:
+            original = PackedBatches.epoch
+
+            def epoch(self, number):
+                for index, batch in enumerate(original(self, number)):
+                    if (number, index) == (3, 1):
+                        raise Stop
+                    yield batch
+
+            patch.setattr(PackedBatches, "epoch", epoch)
+        with pytest.raises(Stop):
+            run(corpus_folder, tmp_path)
+    assert not (tmp_path / "model").exists()
+    resumed = where == "in the middle of an epoch"
+    run(corpus_folder, tmp_path, "--resume" if resumed else "")
+    one, two = tensors(finished / "model"), tensors(tmp_path / "model")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+    def losses(folder):
+        records = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        return [(r["epoch"], r.get("step"), r.get("loss"), r.get("held-out loss")) for r in records]
+
+    assert losses(tmp_path) == losses(finished) and len(losses(finished)) == 16
+
+
+def test_a_resumed_run_wants_its_own_settings(finished, corpus_folder):
+    with pytest.raises(UserError, match="trained with steps = 12"):
+        run(corpus_folder, finished, "--resume --steps 24 --eval_every 3", base="")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--steps 10 --eval_every 3", "no multiple of --eval_every"),
+        ("--vocab_size 8506", "--vocab_size must be at least 8507"),
+        ("--hidden_size 100 --heads 3", "no multiple of --heads"),
+        ("--context 1", "--context must be at least 2"),
+        ("--beta2 1", "--beta2"),
+        ("--steps 0", "--steps must be at least 1"),
+    ],
+)
+def test_impossible_flags(flags, message):
+    with pytest.raises(UserError, match=message):
+        parse_flags(PretrainSettings, flags.split())
+
+
+@pytest.mark.parametrize(
+    ("make", "held_out", "message"),
+    [
+        (None, "", "is no folder"),
+        ({}, "", "holds no .txt file"),
+        ({"a.txt": b"", "b.txt": b"x"}, "", "a.txt is empty"),
+        ({"a.txt": b"\xff\xfe"}, "", "not UTF-8"),
+        ({"a.txt": b"a few words"}, "", "too small"),
+        ({"a.txt": b"text"}, "b.txt", "there is no b.txt"),
+        ({"a.txt": b"text"}, "a.txt", "nothing is left to train on"),
+    ],
+)
+def test_bad_corpora_are_one_clear_line_and_leave_nothing(tmp_path, make, held_out, message):
+    folder = tmp_path / "texts"
+    if make is not None:
+        folder.mkdir()
+        for name, content in make.items():
+            (folder / name).write_bytes(content)
+    flags = ["--corpus", str(folder), "--run_dir", str(tmp_path / "run"), "--held_out", held_out]
+    forget_accelerate_state()
+    with pytest.raises(UserError, match=message):
+        pretrain.main(*parse_flags(PretrainSettings, flags))
+    assert not (tmp_path / "run").exists() or list((tmp_path / "run").iterdir()) == []
+
+
+def test_an_unreadable_file_is_named(corpus_folder, monkeypatch):
+    def refuse(self, *arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(UserError, match=r"a\.txt cannot be read"):
+        list(Corpus(corpus_folder).documents("train"))
+
+
+@pytest.mark.parametrize("bytes_allowed", [20_000, 150_000, 400_000])
+def test_a_disk_that_fills_up_is_told_in_one_line(corpus_folder, tmp_path, bytes_allowed):
+    """A limit on file sizes stands for the full disk: it stops the tokenizer's files, the tokens or the weights."""
+    flags = f"--corpus {corpus_folder} {SHAPE} {STEPS} --run_dir {tmp_path / 'run'}"
+    done = subprocess.run(
+        [sys.executable, "pretrain.py", *flags.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_allowed, bytes_allowed)),
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: cannot")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "model").exists() and not list(tmp_path.rglob("*unfinished*"))
+
+
+def test_a_model_that_cannot_be_saved_leaves_the_older_one(finished, corpus_folder, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("older")
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pretrain.save_tokenizer", refuse)
+    with pytest.raises(UserError, match="the run is kept"):
+        run(corpus_folder, None, f"--checkpoint {finished} --out {tmp_path}", base="")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    assert (tmp_path / "config.json").read_text() == "older"
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(corpus_folder, tmp_path):
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    runs = {  # accelerate's launcher starts several CPU processes through MPI only: torch's does it here
+        "one": ([sys.executable, *launch], 4),
+        "two": ([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"], 2),
+    }
+    losses = {}
+    for name, (start, batch_size) in runs.items():
+        flags = f"{SHAPE} --steps 6 --eval_every 3 --lr 1e-2 --precision fp32 --batch_size {batch_size}"
+        command = [
+            *start,
+            "pretrain.py",
+            *flags.split(),
+            "--corpus",
+            str(corpus_folder),
+            "--run_dir",
+            str(tmp_path / name),
+        ]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+        records = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        losses[name] = [record["loss"] for record in records if "step" in record]
+        assert (tmp_path / name / "model" / "model.safetensors").exists()
+    assert "2 process(es)" in done.stdout
+    assert len(losses["one"]) == 6 and losses["one"][-1] < losses["one"][0]
+    assert losses["two"] == pytest.approx(losses["one"], abs=1e-4)
