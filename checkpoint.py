@@ -22,7 +22,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from config import UserError, settings_from_dict, settings_to_dict
+from config import TuningSettings, UserError, settings_from_dict, settings_to_dict
 from modules.tuning import load_tuning, trainable_state_dict
 
 # Settings that may differ when a run goes on: they do not shape what is trained, or (the base model) the fingerprint
@@ -34,6 +34,8 @@ FREE_ON_RESUME = {
     *("para_test", "para_dev_out", "para_test_out"),
     *("out", "save_dtype"),
 }
+
+NOT_FOR_PREDICTION = {"data", "training", "inference", "decoding"}  # groups that --checkpoint takes from the flags
 
 
 @dataclass
@@ -67,16 +69,18 @@ class Run:
 
     def save_epoch(self, model, optimizer, progress):
         """Keep the state after a complete epoch and, if it is the best one, its weights for prediction."""
-        tensors = trainable_state_dict(model)
         if progress.epochs_since_best == 0:
             _write_folder(
                 self.folder / "best",
-                {"model.safetensors": tensors},
+                {"model.safetensors": trainable_state_dict(model)},
                 {"score.json": {"epoch": progress.best_epoch, "score": progress.best_score}},
             )
         _write_folder(
             self.folder / "last",
-            {"model.safetensors": tensors, "optimizer.safetensors": _optimizer_tensors(model, optimizer)},
+            {
+                "model.safetensors": trainable_state_dict(model, resumable=True),
+                "optimizer.safetensors": _optimizer_tensors(model, optimizer),
+            },
             {"state.json": dataclasses.asdict(progress)},
         )
 
@@ -143,6 +147,7 @@ def open_run(task, name, settings, given):
     run, or one that only predicts, brings its own settings along; flags that contradict them are refused by name.
     """
     flags = settings.run
+    groups = {group.name for group in dataclasses.fields(settings)} - {"run"}
     if flags.checkpoint:
         idle = {"run_dir"} | {flag.name for flag in dataclasses.fields(settings.training)} - {
             "seed",
@@ -152,12 +157,9 @@ def open_run(task, name, settings, given):
         for name in sorted(idle & given):
             raise UserError(f"--{name} has no effect with --checkpoint, which trains nothing: leave it out")
         run = Run(Path(flags.checkpoint), resumed=True)
-        return run, _merge_settings(
-            run, task, settings, given, ("model", "shape", "head", "pooling", "lora", "adapter")
-        )
+        return run, _merge_settings(run, task, settings, given, groups - NOT_FOR_PREDICTION)
     if flags.resume:
         run = Run(Path(flags.run_dir) if flags.run_dir else _newest(name.split("-")[0]), resumed=True)
-        groups = {group.name for group in dataclasses.fields(settings)} - {"run"}
         return run, _merge_settings(run, task, settings, given, groups)
     if flags.run_dir:
         folder = Path(flags.run_dir)
@@ -187,6 +189,12 @@ def _merge_settings(run, task, settings, given, groups):
     if not isinstance(record, dict) or not {"task", "base_fingerprint", "settings"} <= record.keys():
         raise UserError(f"{path} is not the settings.json of a run")
     saved, merged = record["settings"], settings_to_dict(settings)
+    if given & {"tuning", "lora", "adapter"}:
+        trained, typed = TuningSettings(**saved.get("tuning", {})).methods, settings.tuning.methods
+        if set(trained) != set(typed):
+            names = " and ".join(trained) or "full fine-tuning"
+            raise UserError(f"{run.folder} was trained with {names}, not {' and '.join(typed)}: leave that flag out")
+        given = given - {"tuning", "lora", "adapter"}  # the same methods, perhaps by another flag
     for group in saved.keys() & set(groups):
         for name, value in saved[group].items():
             typed = merged[group].get(name)

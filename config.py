@@ -185,49 +185,236 @@ class RunSettings:
         check(not (self.resume and self.checkpoint), "--resume trains on, --checkpoint only predicts: give one of them")
 
 
+TUNING_METHODS = {  # name: one line for --help; modules/tuning.py says what each does
+    "lora": "low-rank updates of the linears",
+    "qlora": "LoRA over linears frozen in 4 bits",
+    "adalora": "low-rank updates whose ranks move to where they matter",
+    "ia3": "a learned factor for each key, value and hidden feature",
+    "adapter": "small bottlenecks after the sublayers",
+    "prompt": "learned word vectors before the text",
+    "ptuning": "the same, written by a small network",
+    "prefix": "learned keys and values in every layer",
+    "llama_adapter": "learned prompts in the top layers, behind gates that start at zero",
+    "bitfit": "the biases only",
+    "top_layers": "the last layers only",
+}
+EXCLUSIVE = (  # of these at most one, and why
+    (("lora", "qlora", "adalora", "ia3"), "each replaces the linears of a layer"),
+    (("prefix", "llama_adapter"), "both change what a layer attends to, and there is one place for that"),
+    (("prompt", "ptuning", "prefix"), "each claims the first positions of the text"),
+    (("qlora", "top_layers"), "what is stored in 4 bits cannot be trained"),
+)
+
+
+@dataclass
+class TuningSettings:
+    """tuning: what is trained; without any of these, all of GPT-2"""
+
+    tuning: tuple = flag(
+        (),
+        "tuning method, or several that combine: " + "; ".join(f"{k}: {v}" for k, v in TUNING_METHODS.items()),
+        TUNING_METHODS,
+    )
+    lora: bool = flag(False, "short for --tuning lora")
+    adapter: bool = flag(False, "short for --tuning adapter")
+
+    def __post_init__(self):
+        self.tuning = tuple(self.tuning)
+        for names, reason in EXCLUSIVE:
+            both = [name for name in self.methods if name in names]
+            check(len(both) < 2, f"--tuning {' '.join(both)}: they do not combine, {reason}; choose one")
+
+    @property
+    def methods(self):
+        """The chosen methods' names, each once."""
+        short = [name for name in ("lora", "adapter") if getattr(self, name)]
+        return list(dict.fromkeys([*self.tuning, *short]))
+
+
+def linear_names(text, flag_name):
+    """The linears of a comma-separated flag, each once. Raises UserError."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in LINEAR_NAMES]
+    check(not unknown, f"--{flag_name}: no linear {unknown}; choose from {','.join(LINEAR_NAMES)}")
+    check(names, f"--{flag_name} is empty; choose from {','.join(LINEAR_NAMES)}")
+    return names
+
+
 @dataclass
 class LoRASettings:
-    """LoRA: low-rank updates of the linears (Hu et al. 2021)"""
+    """LoRA: low-rank updates of the linears (Hu et al. 2021); QLoRA: over a 4-bit base (Dettmers et al. 2023)"""
 
-    lora: bool = flag(False, "train low-rank factors, keep the backbone frozen")
-    lora_rank: int = flag(4, "r, the rank of the update", requires=("lora", True))
-    lora_alpha: float = flag(16.0, "the update is scaled by alpha / r", requires=("lora", True))
-    lora_dropout: float = flag(0.05, "dropout on the input of the LoRA branch only", requires=("lora", True))
+    lora_rank: int = flag(4, "r, the rank of the update", requires=("tuning", "lora", "qlora"))
+    lora_alpha: float = flag(16.0, "the update is scaled by alpha / r", requires=("tuning", "lora", "qlora"))
+    lora_dropout: float = flag(
+        0.05, "dropout on the input of the LoRA branch only", requires=("tuning", "lora", "qlora")
+    )
     lora_targets: str = flag(
         "query,value,interm_dense",
         f"comma-separated linears to adapt, out of {','.join(LINEAR_NAMES)}",
-        requires=("lora", True),
+        requires=("tuning", "lora", "qlora"),
+    )
+    lora_rank_stabilized: bool = flag(
+        False, "scale by alpha / sqrt(r) (Kalajdzievski 2023)", requires=("tuning", "lora", "qlora")
+    )
+    lora_bias: str = flag(
+        "none",
+        "biases to train as well: those of the adapted linears, or all of GPT-2's",
+        ("none", "lora_only", "all"),
+        requires=("tuning", "lora", "qlora"),
     )
 
     def __post_init__(self):
         check(self.lora_rank >= 1, f"--lora_rank must be at least 1, got {self.lora_rank}")
         check(0 < self.lora_alpha < math.inf, f"--lora_alpha must be positive, got {self.lora_alpha}")
         check(0 <= self.lora_dropout < 1, f"--lora_dropout must be in [0, 1), got {self.lora_dropout}")
-        unknown = [name for name in self.targets if name not in LINEAR_NAMES]
-        check(not unknown, f"--lora_targets: no linear {unknown}; choose from {','.join(LINEAR_NAMES)}")
-        check(self.targets, f"--lora_targets is empty; choose from {','.join(LINEAR_NAMES)}")
+        linear_names(self.lora_targets, "lora_targets")
 
     @property
     def targets(self):
         """The targets as a list, without repetitions."""
-        return list(dict.fromkeys(name.strip() for name in self.lora_targets.split(",") if name.strip()))
+        return linear_names(self.lora_targets, "lora_targets")
+
+    @property
+    def scaling(self):
+        return self.lora_alpha / (self.lora_rank**0.5 if self.lora_rank_stabilized else self.lora_rank)
+
+
+@dataclass
+class AdaLoRASettings:
+    """AdaLoRA: a budget of ranks, spent where it matters (Zhang et al. 2023)"""
+
+    adalora_start_rank: int = flag(12, "rank of every update at the start", requires=("tuning", "adalora"))
+    adalora_rank: int = flag(8, "mean rank of the updates at the end", requires=("tuning", "adalora"))
+    adalora_alpha: float = flag(32.0, "the update is scaled by alpha / start rank", requires=("tuning", "adalora"))
+    adalora_dropout: float = flag(0.05, "dropout on the input of the update only", requires=("tuning", "adalora"))
+    adalora_targets: str = flag(
+        ",".join(LINEAR_NAMES), "comma-separated linears to adapt", requires=("tuning", "adalora")
+    )
+    adalora_warmup: float = flag(0.1, "share of the steps before ranks are taken away", requires=("tuning", "adalora"))
+    adalora_final: float = flag(
+        0.3, "share of the steps at the end with the ranks as they are", requires=("tuning", "adalora")
+    )
+    adalora_interval: int = flag(10, "steps between two allocations", requires=("tuning", "adalora"))
+    adalora_penalty: float = flag(0.5, "weight of the orthogonality penalty", requires=("tuning", "adalora"))
+
+    def __post_init__(self):
+        check(
+            1 <= self.adalora_rank <= self.adalora_start_rank,
+            f"--adalora_rank must be between 1 and --adalora_start_rank, got {self.adalora_rank} "
+            f"and {self.adalora_start_rank}",
+        )
+        check(0 < self.adalora_alpha < math.inf, f"--adalora_alpha must be positive, got {self.adalora_alpha}")
+        check(0 <= self.adalora_dropout < 1, f"--adalora_dropout must be in [0, 1), got {self.adalora_dropout}")
+        check(
+            min(self.adalora_warmup, self.adalora_final) >= 0 and self.adalora_warmup + self.adalora_final < 1,
+            "--adalora_warmup and --adalora_final are shares of the steps: together less than 1",
+        )
+        check(self.adalora_interval >= 1, f"--adalora_interval must be at least 1, got {self.adalora_interval}")
+        check(self.adalora_penalty >= 0, f"--adalora_penalty must not be negative, got {self.adalora_penalty}")
+        linear_names(self.adalora_targets, "adalora_targets")
+
+    @property
+    def targets(self):
+        return linear_names(self.adalora_targets, "adalora_targets")
+
+
+@dataclass
+class IA3Settings:
+    """(IA)^3: learned factors (Liu et al. 2022)"""
+
+    ia3_targets: str = flag(
+        "key,value,out_dense",
+        "comma-separated linears; out_dense's input is scaled, the others' output",
+        requires=("tuning", "ia3"),
+    )
+
+    def __post_init__(self):
+        linear_names(self.ia3_targets, "ia3_targets")
+
+    @property
+    def targets(self):
+        return linear_names(self.ia3_targets, "ia3_targets")
 
 
 @dataclass
 class AdapterSettings:
     """adapters: small bottlenecks after the sublayers (Houlsby et al. 2019, Pfeiffer et al. 2021)"""
 
-    adapter: bool = flag(False, "train bottleneck adapters, keep the backbone frozen")
-    adapter_size: int = flag(64, "m, the width of the bottleneck", requires=("adapter", True))
+    adapter_size: int = flag(64, "m, the width of the bottleneck", requires=("tuning", "adapter"))
     adapter_placement: str = flag(
         "houlsby",
         "houlsby: after attention and after the feed-forward; pfeiffer: after the feed-forward only",
         ("houlsby", "pfeiffer"),
-        requires=("adapter", True),
+        requires=("tuning", "adapter"),
     )
 
     def __post_init__(self):
         check(self.adapter_size >= 1, f"--adapter_size must be at least 1, got {self.adapter_size}")
+
+
+@dataclass
+class PromptSettings:
+    """prompt tuning (Lester et al. 2021)"""
+
+    prompt_length: int = flag(20, "P, the number of virtual tokens", requires=("tuning", "prompt"))
+
+    def __post_init__(self):
+        check(self.prompt_length >= 1, f"--prompt_length must be at least 1, got {self.prompt_length}")
+
+
+@dataclass
+class PTuningSettings:
+    """P-tuning (Liu et al. 2021)"""
+
+    ptuning_length: int = flag(20, "P, the number of virtual tokens", requires=("tuning", "ptuning"))
+    ptuning_encoder: str = flag("mlp", "the network that writes them", ("mlp", "lstm"), requires=("tuning", "ptuning"))
+    ptuning_hidden: int = flag(128, "h, its width", requires=("tuning", "ptuning"))
+
+    def __post_init__(self):
+        for name in ("ptuning_length", "ptuning_hidden"):
+            check(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass
+class PrefixSettings:
+    """prefix tuning (Li & Liang 2021)"""
+
+    prefix_length: int = flag(20, "P, learned positions in every layer", requires=("tuning", "prefix"))
+    prefix_hidden: int = flag(
+        0, "width of the MLP that writes them while training; 0: no MLP", requires=("tuning", "prefix")
+    )
+
+    def __post_init__(self):
+        check(self.prefix_length >= 1, f"--prefix_length must be at least 1, got {self.prefix_length}")
+        check(self.prefix_hidden >= 0, f"--prefix_hidden must be 0 (no MLP) or more, got {self.prefix_hidden}")
+
+
+@dataclass
+class LlamaAdapterSettings:
+    """LLaMA-Adapter (Zhang et al. 2023)"""
+
+    llama_length: int = flag(10, "P, prompt vectors a layer", requires=("tuning", "llama_adapter"))
+    llama_layers: int = flag(
+        0, "the top layers that get them; 0: all but the first", requires=("tuning", "llama_adapter")
+    )
+    llama_gate: str = flag(
+        "scalar", "one gate a layer, or one a head", ("scalar", "head"), requires=("tuning", "llama_adapter")
+    )
+
+    def __post_init__(self):
+        check(self.llama_length >= 1, f"--llama_length must be at least 1, got {self.llama_length}")
+        check(self.llama_layers >= 0, f"--llama_layers must be 0 (all but the first) or more, got {self.llama_layers}")
+
+
+@dataclass
+class TopLayersSettings:
+    """top layers only"""
+
+    top_layers_count: int = flag(2, "how many of the last layers are trained", requires=("tuning", "top_layers"))
+
+    def __post_init__(self):
+        check(self.top_layers_count >= 1, f"--top_layers_count must be at least 1, got {self.top_layers_count}")
 
 
 @dataclass
@@ -391,32 +578,40 @@ class PretrainSettings:
 
 
 @dataclass
-class SonnetSettings:
-    """Fine-tune GPT-2 on sonnets, complete the held-out ones from their first three lines, score them with chrF."""
+class TaskSettings:
+    """What both tasks have in common."""
 
-    data: SonnetData = field(default_factory=SonnetData)
     model: ModelSettings = field(default_factory=ModelSettings)
+    tuning: TuningSettings = field(default_factory=TuningSettings)
     lora: LoRASettings = field(default_factory=LoRASettings)
+    adalora: AdaLoRASettings = field(default_factory=AdaLoRASettings)
+    ia3: IA3Settings = field(default_factory=IA3Settings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    prompt: PromptSettings = field(default_factory=PromptSettings)
+    ptuning: PTuningSettings = field(default_factory=PTuningSettings)
+    prefix: PrefixSettings = field(default_factory=PrefixSettings)
+    llama_adapter: LlamaAdapterSettings = field(default_factory=LlamaAdapterSettings)
+    top_layers: TopLayersSettings = field(default_factory=TopLayersSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
-    decoding: DecodingSettings = field(default_factory=DecodingSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     run: RunSettings = field(default_factory=RunSettings)
 
 
 @dataclass
-class ParaphraseSettings:
+class SonnetSettings(TaskSettings):
+    """Fine-tune GPT-2 on sonnets, complete the held-out ones from their first three lines, score them with chrF."""
+
+    data: SonnetData = field(default_factory=SonnetData)
+    decoding: DecodingSettings = field(default_factory=DecodingSettings)
+
+
+@dataclass
+class ParaphraseSettings(TaskSettings):
     """Fine-tune GPT-2 to tell whether two questions ask the same, and write yes (8505) or no (3919) for every pair."""
 
     data: ParaphraseData = field(default_factory=ParaphraseData)
-    model: ModelSettings = field(default_factory=ModelSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
     pooling: PoolingSettings = field(default_factory=PoolingSettings)
-    lora: LoRASettings = field(default_factory=LoRASettings)
-    adapter: AdapterSettings = field(default_factory=AdapterSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    inference: InferenceSettings = field(default_factory=InferenceSettings)
-    run: RunSettings = field(default_factory=RunSettings)
 
     def __post_init__(self):
         check(
@@ -446,7 +641,7 @@ def parse_flags(settings_class, arguments=None):
         argument_default=argparse.SUPPRESS,  # absent flags stay absent: the dataclasses know the defaults
         allow_abbrev=False,
     )
-    for group in fields(settings_class):
+    for group in sorted(fields(settings_class), key=lambda group: group.name != "data"):  # the data first
         section = parser.add_argument_group(group.type.__doc__)
         for setting in fields(group.type):
             section.add_argument(f"--{setting.name}", **_argparse_options(setting))
@@ -463,6 +658,8 @@ def _argparse_options(setting):
     help_text = setting.metadata["help"].replace("%", "%%")
     if setting.type is bool:
         return {"action": "store_true", "help": help_text}
+    if setting.type is tuple:
+        return {"nargs": "+", "choices": tuple(setting.metadata["choices"]), "metavar": "NAME", "help": help_text}
     if setting.default is not None:
         help_text += f" (default: {setting.default})"
     kinds = typing.get_args(setting.type) if isinstance(setting.type, UnionType) else (setting.type,)
@@ -474,12 +671,15 @@ def _argparse_options(setting):
 
 def _refuse_idle_flags(settings_class, given):
     everything = [setting for group in fields(settings_class) for setting in fields(group.type)]
-    chosen = {setting.name: setting.default for setting in everything} | given
+    chosen = {setting.name: (setting.default,) for setting in everything}
+    chosen |= {name: value if isinstance(value, (tuple, list)) else (value,) for name, value in given.items()}
+    if "tuning" in chosen:
+        chosen["tuning"] = TuningSettings(**{n: given[n] for n in ("tuning", "lora", "adapter") if n in given}).methods
     for setting in everything:
         if setting.name in given and setting.metadata["requires"]:
             other, *allowed = setting.metadata["requires"]
-            if chosen[other] not in allowed:
-                switch = f"--{other}" if allowed == [True] else f"--{other} {'|'.join(allowed)}"
+            if not set(chosen[other]) & set(allowed):
+                switch = f"--{other} {'|'.join(allowed)}"
                 raise UserError(f"--{setting.name} has no effect without {switch}: add it, or leave the flag out")
 
 

@@ -88,7 +88,7 @@ def generate(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, rows=
     tokens after each step.
     Raises UserError if the longest prompt leaves no room in the model's context.
     """
-    longest, context = max(map(len, prompts)), gpt2.config.max_position_embeddings
+    longest, context = max(map(len, prompts)), gpt2.context
     if longest >= context:
         raise UserError(f"a prompt of {longest} tokens leaves no room in the model's context of {context}: shorten it")
     new_tokens = min(settings.max_new_tokens, context - longest)
@@ -97,7 +97,8 @@ def generate(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, rows=
     outputs = [[] for _ in prompts]
 
     input_ids, mask = (x.to(weight.device) for x in pad(prompts, pad_id=0, side="left"))
-    cache = KVCache(gpt2.config, len(prompts), longest + new_tokens, gpt2.dtype, weight.device)
+    capacity = longest + new_tokens + gpt2.config.max_position_embeddings - context  # room for virtual tokens, too
+    cache = KVCache(gpt2.config, len(prompts), capacity, gpt2.dtype, weight.device)
     active = list(range(len(prompts)))  # the prompt behind each row of the batch
     finished = set()
     for step in range(new_tokens):

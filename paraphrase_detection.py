@@ -25,8 +25,8 @@ from datasets import (
 from datasets.files import check_writable, write_text
 from evaluation import accuracy, answer_token, macro_f1, predict_paraphrase
 from models.paraphrase_gpt import ParaphraseGPT
-from modules.tuning import chosen_methods, default_learning_rate, merge
-from training import fit, load_backbone, load_trained, make_accelerator, print_table
+from modules.tuning import after_step, chosen_methods, default_learning_rate, merge, with_penalties
+from training import fit, load_backbone, load_trained, make_accelerator, print_table, steps_an_epoch
 
 TASK = "paraphrase_detection"
 
@@ -44,7 +44,7 @@ def main(settings, given):
 
     gpt2, tokenizer, base = load_backbone(settings, accelerator)
     model = ParaphraseGPT(gpt2, settings.head, settings.pooling)
-    context = gpt2.config.max_position_embeddings
+    context = gpt2.context
     dev = ParaphraseDetectionDataset(dev_rows, tokenizer, context)
     test = ParaphraseDetectionTestDataset(test_rows, tokenizer, context)
     if accelerator.is_main_process:
@@ -68,8 +68,8 @@ def main(settings, given):
 
 
 def train(model, dataset, dev, settings, run, accelerator):
-    options = settings.training
-    options.lr = options.lr or default_learning_rate(chosen_methods(settings))
+    options, methods = settings.training, chosen_methods(settings)
+    options.lr = options.lr or default_learning_rate(methods)
     rank, world = accelerator.process_index, accelerator.num_processes
     batches = LengthGroupedBatches(dataset, options.batch_size, True, options.seed, rank, world)
 
@@ -77,7 +77,9 @@ def train(model, dataset, dev, settings, run, accelerator):
         figures = dev_figures(dev, predict(model, dev, settings, accelerator, "dev"))
         return {"score": figures["dev accuracy"]} | figures
 
-    return fit(model, batches, answer_loss, evaluate, options, run, accelerator)
+    loss_fn = with_penalties(answer_loss, model.gpt, methods)
+    hook = after_step(model.gpt, methods, options.epochs * steps_an_epoch(batches, options))
+    return fit(model, batches, loss_fn, evaluate, options, run, accelerator, hook)
 
 
 def answer_loss(model, batch):

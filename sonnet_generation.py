@@ -30,8 +30,8 @@ from evaluation import (
     sonnet_floors,
 )
 from models.sonnet_gpt import SonnetGPT
-from modules.tuning import chosen_methods, default_learning_rate, merge
-from training import fit, load_backbone, load_trained, make_accelerator, print_table, to_device
+from modules.tuning import after_step, chosen_methods, default_learning_rate, merge, with_penalties
+from training import fit, load_backbone, load_trained, make_accelerator, print_table, steps_an_epoch, to_device
 
 TASK = "sonnet_generation"
 KEPT_ASIDE = 0.1  # share of the training sonnets that stands in for a missing gold file
@@ -50,7 +50,7 @@ def main(settings, given):
 
     gpt2, tokenizer, base = load_backbone(settings, accelerator)
     model = SonnetGPT(gpt2)
-    context = gpt2.config.max_position_embeddings
+    context = gpt2.context
     check_prompts(prompts, tokenizer, context)
     dev_batches = LengthGroupedBatches(SonnetsDataset(gold, tokenizer, context), settings.inference.eval_batch_size)
     dataset = SonnetsDataset(training, tokenizer, context)
@@ -102,8 +102,8 @@ def check_prompts(prompts, tokenizer, context):
 
 
 def train(model, dataset, dev_batches, settings, run, accelerator):
-    options = settings.training
-    options.lr = options.lr or default_learning_rate(chosen_methods(settings))
+    options, methods = settings.training, chosen_methods(settings)
+    options.lr = options.lr or default_learning_rate(methods)
     rank, world = accelerator.process_index, accelerator.num_processes
     batches = LengthGroupedBatches(dataset, options.batch_size, True, options.seed, rank, world)
 
@@ -111,7 +111,9 @@ def train(model, dataset, dev_batches, settings, run, accelerator):
         loss = held_out_loss(model, dev_batches, accelerator.device)
         return {"score": -loss, "dev loss": loss, "dev perplexity": perplexity(loss)}
 
-    return fit(model, batches, language_model_loss, evaluate, options, run, accelerator)
+    loss_fn = with_penalties(language_model_loss, model.gpt, methods)
+    hook = after_step(model.gpt, methods, options.epochs * steps_an_epoch(batches, options))
+    return fit(model, batches, loss_fn, evaluate, options, run, accelerator, hook)
 
 
 def language_model_loss(model, batch):

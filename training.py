@@ -99,7 +99,8 @@ def fit(model, batches, loss_fn, evaluate, settings, run, accelerator, after_ste
     batches: a LengthGroupedBatches. loss_fn(model, batch) -> (loss, count): the *sum* of the batch's losses and the
     number of terms in it, so that accumulated and distributed steps weigh every term alike. evaluate(model) -> dict of
     figures; the highest "score" is the best epoch. settings: TrainingSettings with lr set. run: where it is kept (Run).
-    after_step(model, step): called after every optimizer step. Raises UserError if the loss stops being finite.
+    after_step(model, step): called after every optimizer step, before its gradients are cleared.
+    Raises UserError if the loss stops being finite.
     """
     wrapped = accelerator.prepare(model)
     groups = parameter_groups(model, settings.weight_decay)
@@ -139,10 +140,15 @@ def fit(model, batches, loss_fn, evaluate, settings, run, accelerator, after_ste
     return figures
 
 
+def steps_an_epoch(batches, settings):
+    """Optimizer steps; the last one of an epoch may have fewer batches to accumulate."""
+    return -(-len(batches) // settings.gradient_accumulation)
+
+
 def _train_epoch(model, batches, loss_fn, optimizer, settings, run, accelerator, progress, after_step):
     """All steps of one epoch. Returns the mean loss over its terms."""
     accumulate = settings.gradient_accumulation
-    steps = -(-len(batches) // accumulate)
+    steps = steps_an_epoch(batches, settings)
     total_loss, total_count = 0.0, 0
     iterator = iter(batches.epoch(progress.epoch + 1))
     hidden = None if accelerator.is_main_process else True  # None: shown where stderr is a terminal
@@ -157,16 +163,16 @@ def _train_epoch(model, batches, loss_fn, optimizer, settings, run, accelerator,
             group["lr"] = settings.lr * factor
         scale_gradients(optimizer, accelerator.num_processes / count, settings.max_grad_norm)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
         progress.step += 1
+        if after_step is not None:
+            after_step(model, progress.step)
+        optimizer.zero_grad(set_to_none=True)
         total_loss, total_count = total_loss + loss, total_count + count
         bar.set_postfix(loss=f"{loss / count:.4f}", lr=f"{settings.lr * factor:.1e}")
         if accelerator.is_main_process:
             run.log(
                 {"epoch": progress.epoch + 1, "step": progress.step, "loss": loss / count, "lr": settings.lr * factor}
             )
-        if after_step is not None:
-            after_step(model, progress.step)
     return total_loss / total_count
 
 

@@ -39,7 +39,7 @@ def main():
     flags = parser.parse_args()
     torch.manual_seed(0)
     gpt2 = GPT2Model(GPT2Config.of_size("gpt2"))
-    attach(gpt2, {"lora": LoRASettings(lora=True)})
+    attach(gpt2, {"lora": LoRASettings()})
     ids, labels = torch.randint(0, 50257, (8, 64)), torch.arange(8) % 2
     mask = torch.ones_like(ids)
     for row in range(8):

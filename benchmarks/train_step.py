@@ -23,7 +23,7 @@ from modules.tuning import attach, cast_frozen, count_parameters
 from optimizer import AdamW, parameter_groups
 from training import scale_gradients
 
-LORA = LoRASettings(lora=True)  # the scripts' defaults: r = 4 on query, value, interm_dense, dropout 0.05
+LORA = LoRASettings()  # the scripts' defaults: r = 4 on query, value, interm_dense, dropout 0.05
 
 
 def our_model(config, methods, bf16):
@@ -89,7 +89,7 @@ def variants(flags):
     config = GPT2Config.of_size("gpt2")
     config = GPT2Config(**vars(config) | dropout)
     bf16 = flags.precision == "bf16"
-    adapter = AdapterSettings(adapter=True)
+    adapter = AdapterSettings()
     return {
         "ours, full": (lambda: our_model(config, {}, bf16), our_step),
         "ours, LoRA": (lambda: our_model(config, {"lora": LORA}, bf16), our_step),

@@ -23,7 +23,7 @@ class GPT2Model(nn.Module):
         self.embed_dropout = Dropout(config.embedding_dropout_prob)
         self.gpt_layers = nn.ModuleList(GPT2Layer(config) for _ in range(config.num_hidden_layers))
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.prompt = None  # slot: a module that prepends vectors and strips their positions from the output
+        self.prompt = None  # slot: called as prompt(self, input_ids, attention_mask, cache), calls embed and transform
         self._init_weights()
 
     def forward(self, input_ids, attention_mask=None, cache=None):
@@ -34,29 +34,41 @@ class GPT2Model(nn.Module):
         Returns last_hidden_state (B, T, D), after the final LayerNorm, and last_token (B, D), the hidden state of each
         row's last real token. Hidden states at padding positions are finite and mean nothing.
         """
-        past = cache.length if cache is not None else 0
-        hidden_states = self.embed(input_ids, attention_mask, past)
-        mask = None if attention_mask is None else attention_mask_for(attention_mask, input_ids.size(1))
-        if mask is None and past and input_ids.size(1) > 1:
-            mask = torch.ones(1, 1, input_ids.size(1), past + input_ids.size(1), dtype=torch.bool)
-            mask = mask.tril(past).to(input_ids.device)
-        for index, layer in enumerate(self.gpt_layers):
-            hidden_states = layer(hidden_states, mask, cache.layers[index] if cache is not None else None)
-        hidden_states = self.final_layer_norm(hidden_states)
+        if self.prompt is None:
+            past = cache.length if cache is not None else 0
+            hidden_states = self.transform(self.embed(input_ids, attention_mask, past), attention_mask, cache)
+        else:
+            hidden_states = self.prompt(self, input_ids, attention_mask, cache)
         return {"last_hidden_state": hidden_states, "last_token": last_token(hidden_states, attention_mask)}
 
-    def embed(self, input_ids, attention_mask=None, past=0):
-        """(B, T) -> (B, T, D): word plus position embeddings. Positions count real tokens only (left padding)."""
-        length = past + input_ids.size(1)
-        if length > self.config.max_position_embeddings:
-            raise UserError(
-                f"{length} tokens do not fit: the model's context is {self.config.max_position_embeddings} tokens"
-            )
+    def embed(self, input_ids, attention_mask=None, past=0, offset=0):
+        """(B, T) -> (B, T, D): word plus position embeddings. Positions count real tokens only (left padding).
+
+        past: tokens before these. offset: the position of the first one.
+        """
+        length, context = past + input_ids.size(1), self.config.max_position_embeddings - offset
+        if length > context:
+            raise UserError(f"{length} tokens do not fit: the model's context is {context} tokens")
         if attention_mask is None:
             positions = torch.arange(past, length, device=input_ids.device)
         else:
             positions = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, past:]
-        return self.embed_dropout(self.word_embedding(input_ids) + self.pos_embedding(positions))
+        return self.embed_dropout(self.word_embedding(input_ids) + self.pos_embedding(positions + offset))
+
+    def transform(self, hidden_states, attention_mask=None, cache=None):
+        """(B, T, D) -> (B, T, D): all layers and the final LayerNorm. attention_mask: (B, S), as in `forward`."""
+        past, new = cache.length if cache is not None else 0, hidden_states.size(1)
+        mask = None if attention_mask is None else attention_mask_for(attention_mask, new)
+        if mask is None and past and new > 1:
+            mask = torch.ones(1, 1, new, past + new, dtype=torch.bool, device=hidden_states.device).tril(past)
+        for index, layer in enumerate(self.gpt_layers):
+            hidden_states = layer(hidden_states, mask, cache.layers[index] if cache is not None else None)
+        return self.final_layer_norm(hidden_states)
+
+    @property
+    def context(self):
+        """How many tokens of text fit: all positions, less those that a tuning method takes."""
+        return self.config.max_position_embeddings - (0 if self.prompt is None else self.prompt.length)
 
     @property
     def dtype(self):

@@ -145,7 +145,7 @@ CASES_OF_BOTH = [
     ("cannot be merged", "--adapter --merge", {}, "adapter cannot be merged into the weights: leave --merge out"),
     ("both", "--resume --checkpoint run", {}, "--resume trains on, --checkpoint only predicts"),
     ("no such linear", "--lora --lora_targets query,c_attn", {}, "--lora_targets: no linear ['c_attn']"),
-    ("idle flag", "--lora_rank 8", {}, "--lora_rank has no effect without --lora"),
+    ("idle flag", "--lora_rank 8", {}, "--lora_rank has no effect without --tuning lora|qlora"),
     ("unknown flag", "--lerning_rate 1", {}, "unrecognized arguments: --lerning_rate 1"),
     ("not a number", "--epochs ten", {}, "--epochs: invalid int value: 'ten'"),
     ("learning rate", "--lr 0", {}, "--lr must be positive, got 0.0"),
@@ -205,7 +205,7 @@ def test_contradicting_a_saved_run_is_refused_by_name(workplace, model_folder, c
     capsys.readouterr()
     for flags, words in [
         ("--checkpoint run --lora --lora_rank 3", "run was trained with lora_rank = 2, not 3: leave --lora_rank out"),
-        ("--checkpoint run --adapter", "run was trained with adapter = False, not True: leave --adapter out"),
+        ("--checkpoint run --adapter", "run was trained with lora, not adapter: leave that flag out"),
         ("--resume --run_dir run --seed 1", "run was trained with seed = 11711, not 1: leave --seed out"),
     ]:
         with pytest.raises(SystemExit) as stop:

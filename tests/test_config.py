@@ -139,14 +139,59 @@ IN_BOTH = [  # arguments, message
     ("--lora --lora_targets ,", f"--lora_targets is empty; choose from {LINEARS}"),
     ("--adapter --adapter_size 0", "--adapter_size must be at least 1, got 0"),
     ("--eval_batch_size 0", "--eval_batch_size must be at least 1, got 0"),
-    ("--lora_rank 8", "--lora_rank has no effect without --lora: add it, or leave the flag out"),
-    ("--lora_alpha 16", "--lora_alpha has no effect without --lora: add it, or leave the flag out"),
-    ("--lora_dropout 0", "--lora_dropout has no effect without --lora: add it, or leave the flag out"),
-    ("--lora_targets key", "--lora_targets has no effect without --lora: add it, or leave the flag out"),
-    ("--lora --adapter_size 8", "--adapter_size has no effect without --adapter: add it, or leave the flag out"),
+    ("--lora_rank 8", "--lora_rank has no effect without --tuning lora|qlora: add it, or leave the flag out"),
+    ("--lora_alpha 16", "--lora_alpha has no effect without --tuning lora|qlora: add it, or leave the flag out"),
+    ("--lora_dropout 0", "--lora_dropout has no effect without --tuning lora|qlora: add it, or leave the flag out"),
+    ("--lora_targets key", "--lora_targets has no effect without --tuning lora|qlora: add it, or leave the flag out"),
+    ("--lora --adapter_size 8", "--adapter_size has no effect without --tuning adapter: add it, or leave the flag out"),
     (
         "--adapter_placement pfeiffer",
-        "--adapter_placement has no effect without --adapter: add it, or leave the flag out",
+        "--adapter_placement has no effect without --tuning adapter: add it, or leave the flag out",
+    ),
+]
+IDLE_METHOD_FLAGS = {  # flag and value without the method that it belongs to
+    "lora|qlora": "--lora_rank_stabilized; --lora_bias all",
+    "adalora": "--adalora_start_rank 9; --adalora_rank 3; --adalora_alpha 3; --adalora_dropout 0; "
+    "--adalora_targets key; --adalora_warmup 0; --adalora_final 0; --adalora_interval 3; --adalora_penalty 0",
+    "ia3": "--ia3_targets key",
+    "prompt": "--prompt_length 3",
+    "ptuning": "--ptuning_length 3; --ptuning_encoder lstm; --ptuning_hidden 3",
+    "prefix": "--prefix_length 3; --prefix_hidden 3",
+    "llama_adapter": "--llama_length 3; --llama_layers 3; --llama_gate head",
+    "top_layers": "--top_layers_count 3",
+}
+IN_BOTH += [
+    (flag, f"{flag.split()[0]} has no effect without --tuning {method}: add it, or leave the flag out")
+    for method, flags in IDLE_METHOD_FLAGS.items()
+    for flag in flags.split("; ")
+]
+RANKS = "--adalora_rank must be between 1 and --adalora_start_rank"
+SHARES = "--adalora_warmup and --adalora_final are shares of the steps: together less than 1"
+IN_BOTH += [
+    ("--tuning adalora --adalora_rank 13", f"{RANKS}, got 13 and 12"),
+    ("--tuning adalora --adalora_rank 0", f"{RANKS}, got 0 and 12"),
+    ("--tuning adalora --adalora_alpha 0", "--adalora_alpha must be positive, got 0.0"),
+    ("--tuning adalora --adalora_dropout 1", "--adalora_dropout must be in [0, 1), got 1.0"),
+    ("--tuning adalora --adalora_warmup 0.7", SHARES),
+    ("--tuning adalora --adalora_final -0.1", SHARES),
+    ("--tuning adalora --adalora_interval 0", "--adalora_interval must be at least 1, got 0"),
+    ("--tuning adalora --adalora_penalty -1", "--adalora_penalty must not be negative, got -1.0"),
+    ("--tuning adalora --adalora_targets c_attn", f"--adalora_targets: no linear ['c_attn']; choose from {LINEARS}"),
+    ("--tuning ia3 --ia3_targets ,", f"--ia3_targets is empty; choose from {LINEARS}"),
+    ("--tuning prompt --prompt_length 0", "--prompt_length must be at least 1, got 0"),
+    ("--tuning ptuning --ptuning_length 0", "--ptuning_length must be at least 1, got 0"),
+    ("--tuning ptuning --ptuning_hidden 0", "--ptuning_hidden must be at least 1, got 0"),
+    ("--tuning prefix --prefix_length 0", "--prefix_length must be at least 1, got 0"),
+    ("--tuning prefix --prefix_hidden -1", "--prefix_hidden must be 0 (no MLP) or more, got -1"),
+    ("--tuning llama_adapter --llama_length 0", "--llama_length must be at least 1, got 0"),
+    (
+        "--tuning llama_adapter --llama_layers -1",
+        "--llama_layers must be 0 (all but the first) or more, got -1",
+    ),
+    ("--tuning top_layers --top_layers_count 0", "--top_layers_count must be at least 1, got 0"),
+    (
+        "--lora --tuning adalora",
+        "--tuning adalora lora: they do not combine, each replaces the linears of a layer; choose one",
     ),
 ]
 IN_SONNETS = [
@@ -272,23 +317,33 @@ NOT_DEFAULT = {  # every flag of both scripts with a value that is not its defau
 }
 NOT_DEFAULT_IN_BOTH = (
     "--model_size gpt2-xl --model_path m --dropout 0 --lora --lora_rank 2 --lora_alpha 3 --lora_dropout 0.1 "
-    "--lora_targets key --adapter --adapter_size 3 --adapter_placement pfeiffer --seed 1 --epochs 2 --batch_size 3 "
+    "--lora_targets key --lora_rank_stabilized --lora_bias all --adapter --adapter_size 3 "
+    "--adapter_placement pfeiffer --seed 1 --epochs 2 --batch_size 3 "
     "--lr 3.3e-5 --weight_decay 0.1 --schedule cosine --warmup_ratio 0.5 --gradient_accumulation 2 "
-    "--max_grad_norm 0.5 --beta2 0.9 --patience 3 --use_gpu --precision bf16 --eval_batch_size 4 --merge --run_dir r --resume"
+    "--max_grad_norm 0.5 --beta2 0.9 --patience 3 --use_gpu --precision bf16 --eval_batch_size 4 --merge --run_dir r "
+    "--resume --tuning prompt llama_adapter top_layers --prompt_length 3 --llama_length 3 --llama_layers 2 "
+    "--llama_gate head --top_layers_count 1"
+)
+OTHER_METHODS = (  # what does not combine with those above
+    "--tuning adalora prefix --adalora_start_rank 9 --adalora_rank 3 --adalora_alpha 3 --adalora_dropout 0 "
+    "--adalora_targets key --adalora_warmup 0 --adalora_final 0 --adalora_interval 3 --adalora_penalty 0 "
+    "--prefix_length 3 --prefix_hidden 3",
+    "--tuning ia3 ptuning --ia3_targets key --ptuning_length 3 --ptuning_encoder lstm --ptuning_hidden 3",
 )
 
 
 @pytest.mark.parametrize("settings_class", BOTH)
 def test_settings_survive_json(settings_class):
-    arguments = f"{NOT_DEFAULT_IN_BOTH} {NOT_DEFAULT[settings_class]}".split()
-    settings, given = parse_flags(settings_class, arguments)
-    defaults = settings_class()
-    unchanged = {name for name, value in flat(settings).items() if value == flat(defaults)[name]}
-    assert unchanged == {"checkpoint"} == set(flat(settings)) - given  # it excludes --resume
-    for original in (settings, defaults):
-        again = settings_from_dict(settings_class, json.loads(json.dumps(settings_to_dict(original))))
-        assert again == original and type(again.lora) is type(original.lora)
-    assert settings != defaults
+    defaults, all_given = settings_class(), set()
+    for flags in (f"{NOT_DEFAULT_IN_BOTH} {NOT_DEFAULT[settings_class]}", *OTHER_METHODS):
+        settings, given = parse_flags(settings_class, flags.split())
+        changed = {name for name, value in flat(settings).items() if value != flat(defaults)[name]}
+        assert changed == given
+        all_given |= given
+        for original in (settings, defaults):
+            again = settings_from_dict(settings_class, json.loads(json.dumps(settings_to_dict(original))))
+            assert again == original and type(again.lora) is type(original.lora)
+    assert set(flat(defaults)) - all_given == {"checkpoint"}  # it excludes --resume
 
 
 def test_saved_settings_are_checked_like_flags():

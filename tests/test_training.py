@@ -111,7 +111,7 @@ def test_30_steps_of_full_tuning_equal_transformers_and_torch(model_folder, tmp_
 def test_30_steps_of_lora_equal_peft_in_our_model(model_folder, tmp_path):
     settings = settings_for(lr=1e-2)
     gpt2 = load(model_folder)
-    attach(gpt2, {"lora": LoRASettings(lora=True, lora_dropout=0.0)})
+    attach(gpt2, {"lora": LoRASettings(lora_dropout=0.0)})
     start = {name: tensor.clone() for name, tensor in trainable_state_dict(gpt2).items()}
     ours = step_losses(train(gpt2, tmp_path, settings))
 
@@ -159,7 +159,7 @@ def test_a_resumed_run_ends_where_the_unbroken_one_does(model_folder, tmp_path, 
         gpt2 = load(model_folder, dropout=0.2)
         torch.manual_seed(1)
         if tuned:
-            attach(gpt2, {"lora": LoRASettings(lora=True)})
+            attach(gpt2, {"lora": LoRASettings()})
         return gpt2
 
     class Stopped(Exception):

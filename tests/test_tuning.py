@@ -1,6 +1,7 @@
-"""LoRA and adapters: each method against its oracle, and one table of invariants for all of them."""
+"""The register: one table of invariants for all methods, merging, saving, and LoRA and adapters against oracles."""
 
 import copy
+import re
 
 import peft
 import pytest
@@ -8,31 +9,85 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from config import LINEAR_NAMES, MODEL_SIZES, AdapterSettings, GPT2Config, LoRASettings, UserError
+from config import (
+    LINEAR_NAMES,
+    MODEL_SIZES,
+    TUNING_METHODS,
+    AdaLoRASettings,
+    AdapterSettings,
+    DecodingSettings,
+    GPT2Config,
+    IA3Settings,
+    LlamaAdapterSettings,
+    LoRASettings,
+    PrefixSettings,
+    PromptSettings,
+    PTuningSettings,
+    SonnetSettings,
+    TopLayersSettings,
+    UserError,
+    parse_flags,
+)
+from decoding import generate
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT
 from modules.adapter import BottleneckAdapter
-from modules.lora import LoRALinear
+from modules.kv_cache import KVCache
+from modules.lora import LoRALinear, combine_lora
+from modules.quantization import quantize_linears
 from modules.tuning import (
+    MERGEABLE_LINEARS,
     METHODS,
+    all_biases,
     attach,
     cast_frozen,
+    chosen_methods,
     count_parameters,
     default_learning_rate,
+    detach,
     load_tuning,
     merge,
     trainable_state_dict,
+    unmerge,
 )
 from optimizer import AdamW, parameter_groups
 
-LORA = LoRASettings(lora=True, lora_rank=3, lora_alpha=7, lora_dropout=0.0, lora_targets=",".join(LINEAR_NAMES))
+ALL = ",".join(LINEAR_NAMES)
+LORA = LoRASettings(lora_rank=3, lora_alpha=7, lora_dropout=0.0, lora_targets=ALL)
+BIASES = LoRASettings(lora_rank=4, lora_dropout=0.0, lora_targets=ALL, lora_rank_stabilized=True, lora_bias="all")
+ADALORA = AdaLoRASettings(adalora_start_rank=4, adalora_rank=2, adalora_dropout=0.0)
 CHOICES = {
     "lora": {"lora": LORA},
-    "lora on query and value": {"lora": LoRASettings(lora=True, lora_dropout=0.0, lora_targets="query,value")},
-    "houlsby": {"adapter": AdapterSettings(adapter=True, adapter_size=5)},
-    "pfeiffer": {"adapter": AdapterSettings(adapter=True, adapter_size=5, adapter_placement="pfeiffer")},
-    "lora and houlsby": {"lora": LORA, "adapter": AdapterSettings(adapter=True, adapter_size=5)},
+    "lora on query and value": {"lora": LoRASettings(lora_dropout=0.0, lora_targets="query,value")},
+    "lora, rank-stabilised, all biases": {"lora": BIASES},
+    "lora, its biases": {"lora": LoRASettings(lora_dropout=0.0, lora_bias="lora_only")},
+    "qlora": {"qlora": LORA},
+    "adalora": {"adalora": ADALORA},
+    "ia3": {"ia3": IA3Settings()},
+    "ia3 everywhere": {"ia3": IA3Settings(ia3_targets=ALL)},
+    "houlsby": {"adapter": AdapterSettings(adapter_size=5)},
+    "pfeiffer": {"adapter": AdapterSettings(adapter_size=5, adapter_placement="pfeiffer")},
+    "prompt": {"prompt": PromptSettings(prompt_length=7)},
+    "ptuning, mlp": {"ptuning": PTuningSettings(ptuning_length=7, ptuning_hidden=6)},
+    "ptuning, lstm": {"ptuning": PTuningSettings(ptuning_length=7, ptuning_hidden=6, ptuning_encoder="lstm")},
+    "prefix": {"prefix": PrefixSettings(prefix_length=7)},
+    "prefix, mlp": {"prefix": PrefixSettings(prefix_length=7, prefix_hidden=6)},
+    "llama_adapter": {"llama_adapter": LlamaAdapterSettings(llama_length=5)},
+    "llama_adapter, a gate a head": {"llama_adapter": LlamaAdapterSettings(llama_layers=1, llama_gate="head")},
+    "bitfit": {"bitfit": None},
+    "top_layers": {"top_layers": TopLayersSettings(top_layers_count=2)},
+    "lora and houlsby": {"lora": LORA, "adapter": AdapterSettings(adapter_size=5)},
+    "adalora, prompt and bitfit": {"adalora": ADALORA, "prompt": PromptSettings(prompt_length=3), "bitfit": None},
+    "ia3, houlsby and llama_adapter": {
+        "ia3": IA3Settings(),
+        "adapter": AdapterSettings(adapter_size=5),
+        "llama_adapter": LlamaAdapterSettings(),
+    },
+    "qlora and prefix": {"qlora": LORA, "prefix": PrefixSettings(prefix_length=7)},
 }
+# No start at the base model: learned positions are there from the first step on (their papers promise nothing else)
+WITHOUT_IDENTITY = {"prompt", "ptuning", "prefix"}
+SELECTIONS = {"bitfit", "top_layers"}  # these train tensors of the base itself
 INPUT_IDS = torch.arange(40).view(2, 20) * 31 % 8600
 MASK = torch.ones_like(INPUT_IDS)
 
@@ -56,11 +111,18 @@ def train_a_little(gpt2, steps=3, lr=0.05):
 # --- the table of invariants ------------------------------------------------------------------------------------------
 
 
+def test_every_method_is_in_the_table():
+    assert {name for choice in CHOICES.values() for name in choice} == set(METHODS) == set(TUNING_METHODS)
+
+
 @pytest.mark.parametrize("choice", CHOICES)
-def test_step_0_is_the_base_model(gpt2, choice):
-    before = hidden_states(gpt2)
+def test_step_0_is_the_base_model_where_the_paper_promises_it(gpt2, choice):
+    base = copy.deepcopy(gpt2)
+    if "qlora" in CHOICES[choice]:
+        quantize_linears(base)  # this is what QLoRA starts from
     attach(gpt2, CHOICES[choice])
-    assert torch.equal(hidden_states(gpt2), before)
+    same = torch.equal(hidden_states(gpt2), hidden_states(base))
+    assert same == (not WITHOUT_IDENTITY & CHOICES[choice].keys())
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -96,13 +158,14 @@ def test_the_backward_pass_ends_at_trained_tensors_only(gpt2, choice):
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_frozen_tensors_are_bit_identical_after_training(gpt2, choice):
-    before = copy.deepcopy(gpt2.state_dict())
     attach(gpt2, CHOICES[choice])
-    base = hidden_states(gpt2)
+    trained = trainable_state_dict(gpt2)
+    before, outputs = copy.deepcopy(gpt2.state_dict()), hidden_states(gpt2)
     train_a_little(gpt2)
     after = gpt2.state_dict()
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert not torch.equal(hidden_states(gpt2), base)
+    for name, tensor in before.items():
+        assert torch.equal(after[name], tensor) == (name not in trained), name
+    assert not torch.equal(hidden_states(gpt2), outputs)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -110,27 +173,67 @@ def test_base_keys_are_kept_and_tensors_adopted(gpt2, choice):
     before = {name: p.data_ptr() for name, p in gpt2.named_parameters()}
     attach(gpt2, CHOICES[choice])
     after = {name: p.data_ptr() for name, p in gpt2.named_parameters()}
+    if "qlora" in CHOICES[choice]:  # the linears' weights are stored in another form: that is its purpose
+        linears = re.compile(rf"gpt_layers\.\d+\.(self_attention\.)?({'|'.join(LINEAR_NAMES)})\.weight")
+        assert {name for name in before if linears.fullmatch(name)} == before.keys() - after.keys()
+        before = {name: pointer for name, pointer in before.items() if not linears.fullmatch(name)}
     assert before.items() <= after.items()
-    assert set(trainable_state_dict(gpt2)) == after.keys() - before.keys()
+    trained, new = set(trainable_state_dict(gpt2)), after.keys() - before.keys()
+    of_the_base = {name for name in before if "bias" in name}
+    if "top_layers" in CHOICES[choice]:
+        of_the_base = {name for name in before if name.startswith(("gpt_layers.1.", "gpt_layers.2."))}
+    elif choice == "lora, its biases":
+        of_the_base = {name for name in of_the_base if re.search(r"\.(query|value|interm_dense)\.", name)}
+    elif not ("bitfit" in CHOICES[choice] or "all biases" in choice):
+        of_the_base = set()
+    assert trained == new | of_the_base
+
+
+def formulas(d, layers, heads):
+    """[(method, settings, parameters trained)] for a GPT-2 of width d: what the documentation says, as code."""
+    r, m, p, h = 4, 64, 20, 128
+    widths = dict.fromkeys(LINEAR_NAMES, 2 * d) | {"interm_dense": 5 * d, "out_dense": 5 * d}
+    outputs = dict.fromkeys(LINEAR_NAMES, d) | {"interm_dense": 4 * d}
+    cases = [("lora", LoRASettings(lora_targets=name), layers * r * widths[name]) for name in LINEAR_NAMES]
+    cases.append(("lora", LoRASettings(lora_targets="query,value"), layers * 2 * r * 2 * d))
+    cases.append(("lora", LoRASettings(lora_targets="query,key,value"), layers * 3 * r * 2 * d))
+    cases.append(("qlora", LoRASettings(lora_targets="query,value"), layers * 2 * r * 2 * d))
+    biases = layers * 11 * d + d
+    cases.append(("lora", LoRASettings(lora_targets="query", lora_bias="all"), layers * r * 2 * d + biases))
+    cases.append(("lora", LoRASettings(lora_targets="query", lora_bias="lora_only"), layers * (r * 2 * d + d)))
+    cases.append(("adalora", AdaLoRASettings(), layers * 12 * sum(width + 1 for width in widths.values())))
+    cases.append(("ia3", IA3Settings(), layers * 6 * d))
+    cases += [("ia3", IA3Settings(ia3_targets=n), layers * outputs[n]) for n in LINEAR_NAMES if n != "out_dense"]
+    cases.append(("adapter", AdapterSettings(), 2 * layers * (2 * d * m + m + d)))
+    cases.append(("adapter", AdapterSettings(adapter_placement="pfeiffer"), layers * (2 * d * m + m + d)))
+    cases.append(("prompt", PromptSettings(), p * d))
+    cases.append(("ptuning", PTuningSettings(), p * d + (d * h + h) + (h * h + h) + (h * d + d)))
+    lstm = 2 * (4 * h * (d + h) + 8 * h) + 2 * (4 * h * (2 * h + h) + 8 * h)
+    lstm += (2 * h * 2 * h + 2 * h) + (2 * h * d + d)
+    cases.append(("ptuning", PTuningSettings(ptuning_encoder="lstm"), p * d + lstm))
+    cases.append(("prefix", PrefixSettings(), 2 * layers * p * d))
+    with_mlp = p * d + d * h + h + 2 * layers * d * (h + 1)
+    cases.append(("prefix", PrefixSettings(prefix_hidden=h), with_mlp))
+    cases.append(("llama_adapter", LlamaAdapterSettings(), (layers - 1) * (10 * d + 1)))
+    cases.append(("llama_adapter", LlamaAdapterSettings(llama_gate="head"), (layers - 1) * (10 * d + heads)))
+    cases.append(("bitfit", None, biases))
+    cases.append(("top_layers", TopLayersSettings(), 2 * (12 * d * d + 13 * d)))
+    return cases
 
 
 @pytest.mark.parametrize("size", ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"])
 def test_counts_equal_their_formulas(size):
-    _, d, layers, _ = MODEL_SIZES[size]
-    r, m = 4, 64
-    widths = dict.fromkeys(LINEAR_NAMES, 2 * d) | {"interm_dense": 5 * d, "out_dense": 5 * d}
-    cases = [(LoRASettings(lora=True, lora_targets=name), layers * r * widths[name]) for name in LINEAR_NAMES]
-    cases.append((LoRASettings(lora=True, lora_targets="query,value"), layers * 2 * r * 2 * d))
-    cases.append((AdapterSettings(adapter=True, adapter_size=m), 2 * layers * (2 * d * m + m + d)))
-    pfeiffer = AdapterSettings(adapter=True, adapter_size=m, adapter_placement="pfeiffer")
-    cases.append((pfeiffer, layers * (2 * d * m + m + d)))
-    for settings, expected in cases:
+    _, d, layers, heads = MODEL_SIZES[size]
+    known = {}
+    for name, settings, expected in formulas(d, layers, heads):
         with torch.device("meta"):
             gpt2 = GPT2Model(GPT2Config.of_size(size))
-            attach(gpt2, {"lora" if isinstance(settings, LoRASettings) else "adapter": settings})
-        assert count_parameters(gpt2)[0] == expected, settings
+            attach(gpt2, {name: settings})
+        assert count_parameters(gpt2)[0] == expected, (name, settings)
+        known[expected] = name
     if size == "gpt2":  # the figures that the papers' readers know
-        assert [count for _, count in cases[-3:]] == [147_456, 2_379_264, 1_189_632]
+        figures = {147_456, 221_184, 184_320, 55_296, 15_360, 368_640, 229_376, 1_593_344, 84_491}
+        assert figures | {2_379_264, 1_189_632, 102_144} <= known.keys()
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -150,15 +253,92 @@ def test_merged_equals_unmerged_or_refuses(gpt2, choice):
     attach(gpt2, CHOICES[choice])
     train_a_little(gpt2)
     before, state = hidden_states(gpt2), copy.deepcopy(gpt2.state_dict())
-    if any(METHODS[name].merge is None for name in CHOICES[choice]):
-        with pytest.raises(UserError, match="adapter cannot be merged"):
+    refusing = [name for name in CHOICES[choice] if not METHODS[name].merges]
+    assert set(refusing) <= {"adapter", "prompt", "ptuning", "prefix", "llama_adapter"}
+    if refusing:
+        with pytest.raises(UserError, match=f"^{refusing[0]} cannot be merged into the weights: leave --merge out$"):
             merge(gpt2, CHOICES[choice])
         assert state.keys() == gpt2.state_dict().keys()  # nothing was merged half-way
+        return
+    kept = merge(gpt2, CHOICES[choice])
+    assert not any(isinstance(module, MERGEABLE_LINEARS) for module in gpt2.modules())
+    left = {name for name in state if ".codes" in name} - gpt2.state_dict().keys()
+    if "qlora" in CHOICES[choice]:  # linears without LoRA stay in 4 bits
+        assert left == {name for name in state if ".codes" in name}
     else:
-        merge(gpt2, CHOICES[choice])
-        assert not any(isinstance(module, LoRALinear) for module in gpt2.modules())
         assert set(gpt2.state_dict()) == keys
-        torch.testing.assert_close(hidden_states(gpt2), before, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(hidden_states(gpt2), before, atol=1e-5, rtol=1e-5)
+    unmerge(kept)
+    after = gpt2.state_dict()
+    assert after.keys() == state.keys() and all(torch.equal(after[name], state[name]) for name in state)
+    assert torch.equal(hidden_states(gpt2), before)
+
+
+def test_unmerging_is_exact_in_half_precision(gpt2):
+    """Where subtracting the update again would leave most weights changed."""
+    attach(gpt2, CHOICES["lora"])
+    train_a_little(gpt2)
+    cast_frozen(gpt2, torch.bfloat16)
+    before = {name: tensor.clone() for name, tensor in gpt2.state_dict().items()}
+    kept = merge(gpt2, CHOICES["lora"])
+    unmerge(kept)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in gpt2.state_dict().items())
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_detaching_gives_the_base_back_without_loading_it(gpt2, choice):
+    base = copy.deepcopy(gpt2)
+    if "qlora" in CHOICES[choice]:
+        quantize_linears(base)
+    attach(gpt2, CHOICES[choice])
+    detach(gpt2)
+    assert torch.equal(hidden_states(gpt2), hidden_states(base))
+    assert gpt2.state_dict().keys() == base.state_dict().keys()
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_on_either_side_changes_nothing(gpt2, choice, side):
+    attach(gpt2, CHOICES[choice])
+    train_a_little(gpt2)
+    short = INPUT_IDS[:1, :12]
+    padding = torch.full((1, 8), 5)
+    padded = torch.cat([padding, short] if side == "left" else [short, padding], dim=1)
+    mask = torch.ones_like(padded)
+    mask[:, :8] = side == "right"
+    if side == "right":
+        mask[:, 12:] = 0
+    batch, masks = torch.cat([INPUT_IDS[1:], padded]), torch.cat([MASK[:1], mask])
+    with torch.no_grad():
+        alone = gpt2(short)["last_hidden_state"][0]
+        together = gpt2(batch, masks)["last_hidden_state"]
+        whole = gpt2(INPUT_IDS[1:])["last_hidden_state"][0]
+    torch.testing.assert_close(together[0], whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together[1][mask[0].bool()], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_cache_filled_in_chunks_gives_what_one_pass_gives(gpt2, choice):
+    """(Whole texts, cached and uncached, in left-padded batches, are compared in test_decoding.py.)"""
+    attach(gpt2, CHOICES[choice])
+    train_a_little(gpt2)
+    cache = KVCache(gpt2.config, 2, 40)
+    with torch.no_grad():
+        chunks = [gpt2(ids, cache=cache)["last_hidden_state"] for ids in INPUT_IDS.split([9, 1, 6, 1, 3], dim=1)]
+    torch.testing.assert_close(torch.cat(chunks, dim=1), hidden_states(gpt2), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("choice", ["prompt", "ptuning, lstm", "prefix, mlp"])
+def test_virtual_tokens_take_room_in_the_context(gpt2, choice):
+    attach(gpt2, CHOICES[choice])
+    assert gpt2.context == 256 - 7
+    with torch.no_grad():
+        assert gpt2(torch.zeros(1, 249, dtype=torch.long))["last_hidden_state"].shape == (1, 249, 32)
+        with pytest.raises(UserError, match="the model's context is 249 tokens"):
+            gpt2(torch.zeros(1, 250, dtype=torch.long))
+    assert len(generate(gpt2, [[1] * 240], DecodingSettings(temperature=0.0))[0]) == 9
+    with pytest.raises(UserError, match="no room in the model's context of 249"):
+        generate(gpt2, [[1] * 249], DecodingSettings())
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -192,6 +372,71 @@ def test_casting_what_is_frozen_leaves_what_is_trained_and_the_norms(gpt2):
         assert hidden_states(gpt2).dtype == torch.float32  # the residual stream stays in fp32
 
 
+def test_methods_come_from_the_flags_and_exclude_each_other():
+    flags = "--tuning prompt bitfit --lora --prompt_length 3 --lora_rank 2"
+    settings, _ = parse_flags(SonnetSettings, flags.split())
+    methods = chosen_methods(settings)
+    assert list(methods) == ["lora", "prompt", "bitfit"]
+    assert methods["lora"].lora_rank == 2 and methods["prompt"].prompt_length == 3 and methods["bitfit"] is None
+    assert chosen_methods(SonnetSettings()) == {}
+    for flags, reason in {
+        "--lora --tuning ia3": "lora ia3|ia3 lora): they do not combine, each replaces the linears",
+        "--tuning prefix llama_adapter": "prefix llama_adapter): they do not combine, both change what a layer attends",
+        "--tuning prompt ptuning": "prompt ptuning): they do not combine, each claims the first positions",
+        "--tuning qlora top_layers": "qlora top_layers): they do not combine, what is stored in 4 bits",
+    }.items():
+        with pytest.raises(UserError, match=f"--tuning ({reason}"):
+            parse_flags(SonnetSettings, flags.split())
+
+
+def test_one_task_is_swapped_for_another_without_loading_the_base_again(gpt2):
+    base = hidden_states(gpt2)
+    tasks = {}
+    for name, rank in (("first", 3), ("second", 5)):
+        choice = {"lora": LoRASettings(lora_rank=rank, lora_dropout=0.0)}
+        attach(gpt2, choice)
+        torch.manual_seed(rank)
+        train_a_little(gpt2)
+        tensors = {key: tensor.clone() for key, tensor in trainable_state_dict(gpt2).items()}
+        tasks[name] = (choice, tensors, hidden_states(gpt2))
+        detach(gpt2)
+        assert torch.equal(hidden_states(gpt2), base)
+    for name in ("first", "second", "first"):
+        choice, tensors, expected = tasks[name]
+        attach(gpt2, choice)
+        load_tuning(gpt2, tensors)
+        assert torch.equal(hidden_states(gpt2), expected)
+        detach(gpt2)
+
+
+def test_several_loras_add_up_with_their_weights(gpt2):
+    """Against the sum of the updates written out, on ranks that differ."""
+    parts, linear = [], gpt2.gpt_layers[1].self_attention.query
+    expected = linear.weight.clone()
+    for rank, weight in ((2, 0.7), (5, -1.3)):
+        settings = LoRASettings(lora_rank=rank, lora_dropout=0.0, lora_targets="query,value")
+        attach(gpt2, {"lora": settings})
+        for p in trainable_state_dict(gpt2).values():
+            p.normal_(std=0.3)
+        tensors = {key: tensor.clone() for key, tensor in trainable_state_dict(gpt2).items()}
+        parts.append((tensors, settings.scaling, weight))
+        ours = gpt2.gpt_layers[1].self_attention.query
+        expected += weight * 16 / rank * ours.lora_B @ ours.lora_A
+        detach(gpt2)
+    attach(gpt2, {"lora": LoRASettings(lora_rank=7, lora_alpha=7, lora_dropout=0.0, lora_targets="query,value")})
+    load_tuning(gpt2, combine_lora(parts))
+    merged = gpt2.gpt_layers[1].self_attention.query.merged().weight
+    torch.testing.assert_close(merged, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_bitfit_with_and_without_the_layer_norms():
+    with torch.device("meta"):
+        gpt2 = GPT2Model(GPT2Config())
+    assert sum(p.numel() for p in all_biases(gpt2)) == 102_144
+    norms = sum(p.numel() for name, p in gpt2.named_parameters() if "norm" in name and name.endswith("bias"))
+    assert 102_144 - norms == 82_944
+
+
 def test_learning_rates():
     assert default_learning_rate([]) == 1e-5
     assert default_learning_rate(["lora"]) == 2e-4
@@ -214,7 +459,7 @@ class PeftHost(nn.Module):
 
 @pytest.mark.parametrize("targets", ["query,value", "query,value,interm_dense", ",".join(LINEAR_NAMES)])
 def test_lora_equals_peft_in_our_model(gpt2, model_folder, targets):
-    settings = LoRASettings(lora=True, lora_rank=3, lora_alpha=7, lora_dropout=0.0, lora_targets=targets)
+    settings = LoRASettings(lora_rank=3, lora_alpha=7, lora_dropout=0.0, lora_targets=targets)
     attach(gpt2, {"lora": settings})
     torch.manual_seed(1)
     for p in gpt2.parameters():
@@ -242,7 +487,7 @@ def test_lora_equals_peft_in_our_model(gpt2, model_folder, targets):
 
 def test_lora_linear_against_the_equation_and_its_start():
     base = nn.Linear(64, 48)
-    layer = LoRALinear(base, rank=4, alpha=16, dropout=0.0)
+    layer = LoRALinear(base, rank=4, scaling=16 / 4)
     bound = 1 / 64**0.5
     assert layer.lora_A.abs().max() <= bound and layer.lora_A.abs().max() > 0.9 * bound
     assert abs(layer.lora_A.std().item() - bound / 3**0.5) < 0.1 * bound
@@ -255,7 +500,7 @@ def test_lora_linear_against_the_equation_and_its_start():
 
 def test_lora_dropout_touches_its_own_branch_only():
     base = nn.Linear(64, 48)
-    layer = LoRALinear(base, rank=4, alpha=16, dropout=0.9).train()
+    layer = LoRALinear(base, rank=4, scaling=16 / 4, dropout=0.9).train()
     x = torch.randn(5, 64)
     assert torch.equal(layer(x), base(x))  # B is zero: whatever is dropped, the base output stands
     nn.init.normal_(layer.lora_B)
@@ -285,9 +530,14 @@ def test_adapters_stand_where_the_papers_put_them(gpt2):
     torch.testing.assert_close(layer(x), y + layer.ffn_adapter(fed), atol=1e-5, rtol=1e-5)
 
 
+def words(source):
+    """What a file talks of, but for the words that are slots or have a meaning of their own."""
+    return set(re.findall(r"[a-z0-9_]+", source)) - {"prompt", "adapter"}
+
+
 def test_core_files_know_no_tuning_method():
     from pathlib import Path
 
     for name in ("modules/attention.py", "modules/gpt2_layer.py", "modules/kv_cache.py", "models/gpt2.py"):
         source = (Path(__file__).parents[1] / name).read_text(encoding="utf-8").lower()
-        assert "lora" not in source and "bottleneck" not in source, name
+        assert not [method for method in (*TUNING_METHODS, "bottleneck") if method in words(source)], name
