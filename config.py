@@ -500,6 +500,9 @@ class ParaphraseData:
     para_train: str = flag("data/quora-train.csv", "training pairs")
     para_dev: str = flag("data/quora-dev.csv", "dev pairs: their accuracy picks the best epoch")
     para_test: str = flag("data/quora-test-student.csv", "test pairs, without labels")
+    swap_questions: bool = flag(
+        False, "train on every pair in both orders: twice the rows, for the question is the same"
+    )
     para_dev_out: str = flag("predictions/para-dev-output.csv", "where the dev predictions go")
     para_test_out: str = flag("predictions/para-test-output.csv", "where the test predictions go")
 

@@ -78,14 +78,14 @@ def next_token_logits(gpt2, hidden_states):
 
 
 @torch.no_grad()
-def generate(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, rows=None, progress=None):
+def generate(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, rows=None, progress=None, on_select=None):
     """Continue every prompt; returns the new token ids of each, a list of lists, end-of-text not included.
 
     prompts: lists of token ids, none empty, continued as one left-padded batch. settings: DecodingSettings.
     end_of_text: the token id that ends a text. stop(index, ids): called with a prompt's place and its new ids after
     each token; True ends the text.
     rows: numbers of the rows in the random streams, 0, 1, ... by default. progress: called with the number of new
-    tokens after each step.
+    tokens after each step. on_select(rows): called when finished texts are dropped, with the batch rows that stay.
     Raises UserError if the longest prompt leaves no room in the model's context.
     """
     longest, context = max(map(len, prompts)), gpt2.context
@@ -122,6 +122,8 @@ def generate(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, rows=
             active = [active[row] for row in keep]
             rows_kept = torch.tensor(keep, device=weight.device)
             cache.select(rows_kept)
+            if on_select is not None:
+                on_select(rows_kept)
             drawn, mask = drawn[rows_kept], mask[rows_kept]
         input_ids = drawn[:, None]
         mask = torch.cat([mask, mask.new_ones(len(active), 1)], dim=1)

@@ -38,7 +38,9 @@ def main(settings, given):
     data, predict_only = settings.data, settings.run.checkpoint
     for path in (data.para_dev_out, data.para_test_out):
         check_writable(path)
-    train_rows = None if predict_only else load_paraphrase_data(data.para_train)
+    train_rows = [] if predict_only else load_paraphrase_data(data.para_train)
+    if data.swap_questions:
+        train_rows += [(second, first, label, identifier) for first, second, label, identifier in train_rows]
     dev_rows = load_paraphrase_data(data.para_dev, split="dev")
     test_rows = load_paraphrase_data(data.para_test, split="test")
 

@@ -312,7 +312,7 @@ NOT_DEFAULT = {  # every flag of both scripts with a value that is not its defau
     SonnetSettings: "--sonnet_path é --held_out_sonnet_path b --sonnet_out c --gold_sonnet_path d --sonnet_dev_out e "
     "--score_seeds 5 --temperature 0.3 --top_p 0.123456789012345 --top_k 3 --max_new_tokens 9",
     ParaphraseSettings: "--para_train a --para_dev b --para_test c --para_dev_out d --para_test_out e --head linear "
-    "--pooling generalized --pooling_heads 4 --pooling_hidden 2 --pooling_penalty embeddings "
+    "--swap_questions --pooling generalized --pooling_heads 4 --pooling_hidden 2 --pooling_penalty embeddings "
     "--pooling_penalty_weight 1e-9 --pooling_penalty_margin 2",
 }
 NOT_DEFAULT_IN_BOTH = (
