@@ -70,11 +70,7 @@ class Run:
     def save_epoch(self, model, optimizer, progress):
         """Keep the state after a complete epoch and, if it is the best one, its weights for prediction."""
         if progress.epochs_since_best == 0:
-            _write_folder(
-                self.folder / "best",
-                {"model.safetensors": trainable_state_dict(model)},
-                {"score.json": {"epoch": progress.best_epoch, "score": progress.best_score}},
-            )
+            self.save_best(model, {"epoch": progress.best_epoch, "score": progress.best_score})
         _write_folder(
             self.folder / "last",
             {
@@ -101,6 +97,19 @@ class Run:
         self._forget_metrics_after(progress)
         return progress
 
+    @property
+    def record(self):
+        """What settings.json holds: {"task", "base_fingerprint", "settings"}. Raises UserError."""
+        path = self.folder / "settings.json"
+        record = _read_json(path)
+        if not isinstance(record, dict) or not {"task", "base_fingerprint", "settings"} <= record.keys():
+            raise UserError(f"{path} is not the settings.json of a run")
+        return record
+
+    def save_best(self, model, score):
+        """Keep model's trained tensors as the run's best epoch. score: {"epoch", "score"}."""
+        _write_folder(self.folder / "best", {"model.safetensors": trainable_state_dict(model)}, {"score.json": score})
+
     def load_best(self, model):
         """Put the weights of the best epoch into the model; returns {"epoch", "score"}."""
         if not self.best.is_dir():
@@ -116,7 +125,7 @@ class Run:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 (self.folder / "settings.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             return
-        known = _read_json(self.folder / "settings.json")["base_fingerprint"]
+        known = self.record["base_fingerprint"]
         if known != fingerprint:
             raise UserError(
                 f"{self.folder} was trained on another base model (fingerprint {known}, here {fingerprint}): "
@@ -182,12 +191,9 @@ def _newest(task_prefix):
 
 def _merge_settings(run, task, settings, given, groups):
     """The saved run's settings in these groups, the user's elsewhere. Typed flags must agree where they matter."""
-    path = run.folder / "settings.json"
-    record = _read_json(path)
-    if isinstance(record, dict) and record.get("task", task) != task:
+    record = run.record
+    if record["task"] != task:
         raise UserError(f"{run.folder} is a run of {record['task']}, not of {task}")
-    if not isinstance(record, dict) or not {"task", "base_fingerprint", "settings"} <= record.keys():
-        raise UserError(f"{path} is not the settings.json of a run")
     saved, merged = record["settings"], settings_to_dict(settings)
     if given & {"tuning", "lora", "adapter"}:
         trained, typed = TuningSettings(**saved.get("tuning", {})).methods, settings.tuning.methods
@@ -207,7 +213,7 @@ def _merge_settings(run, task, settings, given, groups):
     try:
         return settings_from_dict(type(settings), merged)
     except UserError as error:
-        raise UserError(f"{path} does not fit this version of the project: {error}") from error
+        raise UserError(f"{run.folder}/settings.json does not fit this version of the project: {error}") from error
 
 
 def fingerprint(model):

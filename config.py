@@ -628,7 +628,7 @@ class ParaphraseSettings(TaskSettings):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
+class FlagParser(argparse.ArgumentParser):
     def error(self, message):  # argparse would print the whole usage; the one line that matters would be lost in it
         raise UserError(f"{message} (--help lists the flags)")
 
@@ -638,7 +638,7 @@ def parse_flags(settings_class, arguments=None):
 
     Returns (settings, given): `given` holds the names of the flags that the user typed. Raises UserError.
     """
-    parser = _Parser(
+    parser = FlagParser(
         description=settings_class.__doc__,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
         argument_default=argparse.SUPPRESS,  # absent flags stay absent: the dataclasses know the defaults

@@ -30,7 +30,7 @@ _LAYER_NAMES = {
 }
 _TOP_NAMES = {"wte": "word_embedding", "wpe": "pos_embedding", "ln_f": "final_layer_norm"}
 _IGNORED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # buffers of old versions: the causal mask itself
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
 _HUB_TIMEOUT = 3.0  # seconds to wait for the hub's first answer
 
 
@@ -81,7 +81,7 @@ def _download(repository):
     safetensors = any(name.endswith(".safetensors") for name in _files_on_hub(repository))
     weights = ["*.safetensors", "*.safetensors.index.json"] if safetensors else ["pytorch_model*"]
     try:
-        return Path(snapshot_download(repository, allow_patterns=["config.json", *_TOKENIZER_FILES, *weights]))
+        return Path(snapshot_download(repository, allow_patterns=["config.json", *TOKENIZER_FILES, *weights]))
     except (HTTPError, OSError) as error:
         raise UserError(
             f"the download of {repository} broke off ({type(error).__name__}): run again to go on"

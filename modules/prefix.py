@@ -52,20 +52,24 @@ class Prefix(nn.Module):
             )
         else:
             self.embedding = nn.Parameter(torch.randn(length, size, device=device))
-        self._written = None
+        self._current = None
 
     def forward(self, gpt2, input_ids, attention_mask=None, cache=None):
         """(B, T) token ids -> (B, T, D) hidden states."""
         past = cache.length if cache is not None else 0
-        self._written = self.embedding if self.mlp is None else self.mlp(self.embedding)  # once a pass, for all layers
+        self._current = self.written()  # once a pass, for all layers
         hidden_states = gpt2.embed(input_ids, attention_mask, past, offset=self.length)
         hidden_states = gpt2.transform(hidden_states, attention_mask, cache)
-        self._written = None
+        self._current = None
         return hidden_states
+
+    def written(self):
+        """(P, 2 L D): what the MLP writes, or the free parameters."""
+        return self.embedding if self.mlp is None else self.mlp(self.embedding)
 
     def key_and_value(self, layer):
         """(2, P, D) of a layer. In a row of the embedding all layers' keys and values lie in the order of peft."""
-        return self._written.view(self.length, 2 * self.layers, self.width)[:, 2 * layer : 2 * layer + 2].transpose(
+        return self._current.view(self.length, 2 * self.layers, self.width)[:, 2 * layer : 2 * layer + 2].transpose(
             0, 1
         )
 
@@ -86,5 +90,5 @@ def drop_mlp(gpt2):
     """Keep what the MLP writes and throw the MLP away: the same model, smaller. No MLP: nothing to do."""
     prefix = gpt2.prompt
     if prefix.mlp is not None:
-        prefix.embedding = nn.Parameter(prefix.mlp(prefix.embedding))
+        prefix.embedding = nn.Parameter(prefix.written())
         prefix.mlp = None

@@ -19,7 +19,7 @@ from torch import nn
 
 
 class SoftPrompt(nn.Module):
-    """Fills GPT2Model's slot `prompt`. vectors() is what a subclass brings: (P, D)."""
+    """Fills GPT2Model's slot `prompt`. written() is what a subclass brings: (P, D)."""
 
     def __init__(self, gpt2, length):
         super().__init__()
@@ -28,7 +28,7 @@ class SoftPrompt(nn.Module):
         start = gpt2.word_embedding.weight.detach()[rows.to(gpt2.word_embedding.weight.device)]
         self.embedding = nn.Parameter(start.float().clone())
 
-    def vectors(self):
+    def written(self):
         return self.embedding
 
     def forward(self, gpt2, input_ids, attention_mask=None, cache=None):
@@ -41,7 +41,7 @@ class SoftPrompt(nn.Module):
         if past:
             return gpt2.transform(hidden_states, attention_mask, cache)
         positions = torch.arange(self.length, device=input_ids.device)
-        prompt = gpt2.embed_dropout(self.vectors() + gpt2.pos_embedding(positions))
+        prompt = gpt2.embed_dropout(self.written() + gpt2.pos_embedding(positions))
         prompt = prompt.to(hidden_states.dtype).expand(len(input_ids), -1, -1)
         return gpt2.transform(torch.cat([prompt, hidden_states], dim=1), attention_mask, cache)[:, self.length :]
 
@@ -64,7 +64,7 @@ class EncodedPrompt(SoftPrompt):
             self.mlp = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
         self.to(self.embedding.device)
 
-    def vectors(self):
+    def written(self):
         encoded = self.embedding if self.lstm is None else self.lstm(self.embedding[None])[0][0]
         return self.mlp(encoded)
 

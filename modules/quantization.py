@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from config import LINEAR_NAMES
-from modules.lora import LoRALinear, apply_lora, replace_linears
+from modules.lora import LoRALinear, apply_lora, plain_linear, replace_linears
 
 BLOCK, OUTER_BLOCK = 64, 256
 TINY = torch.finfo(torch.float32).tiny  # instead of a division by 0 where a block is all zeros
@@ -123,6 +123,13 @@ class NF4Linear(nn.Linear):
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return _NF4Product.apply(x, self) + self.bias.to(x.dtype)
+
+    def plain(self):
+        return self  # what was rounded away is gone: this is the base now
+
+    def merged(self):
+        """A plain nn.Linear of the unpacked weight."""
+        return plain_linear(nn.Parameter(self.weight, requires_grad=False), self.bias)
 
     def size(self):
         """Bytes of the quantised weight."""

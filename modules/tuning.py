@@ -22,7 +22,7 @@ from modules.llama_adapter import apply_llama_adapter
 from modules.lora import LoRALinear, apply_lora
 from modules.prefix import apply_prefix
 from modules.prompt import apply_prompt, apply_ptuning
-from modules.quantization import apply_qlora
+from modules.quantization import NF4Linear, apply_qlora
 
 FULL_LEARNING_RATE = 1e-5  # full fine-tuning, where no method is chosen
 
@@ -75,7 +75,7 @@ METHODS = {
     "bitfit": Method(None, 1e-3, select=all_biases, merges=True),
     "top_layers": Method("top_layers", 1e-4, select=top_layers, merges=True),
 }
-MERGEABLE_LINEARS = (LoRALinear, AdaLoRALinear, IA3Linear)
+MERGEABLE_LINEARS = (LoRALinear, AdaLoRALinear, IA3Linear, NF4Linear)
 
 
 def chosen_methods(settings):
@@ -227,3 +227,10 @@ def count_parameters(model):
     """(trainable, total)"""
     counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
+
+
+if __name__ == "__main__":  # python -m modules.tuning: what has been tuned, looked at and carried elsewhere
+    from config import run_script
+    from models.exchange import main
+
+    run_script(main)

@@ -1,0 +1,406 @@
+"""Tuned tensors in peft's folder format on Hugging Face GPT-2, and back.
+
+A folder holds adapter_config.json and adapter_model.safetensors. Hugging Face's GPT-2 fuses query, key and value into
+c_attn, and peft tunes c_attn as a whole. A LoRA on some of the three is still exact there: the A of each part are
+stacked, [A_q; A_v], and B is block-wise, [[B_q, 0], [0, 0], [0, B_v]]; rank and alpha grow alike. Coming back, the
+parts whose block of B is empty are left out, and so are the ranks that a part does not use.
+
+What peft cannot say (bottleneck adapters, BitFit, top layers, a LLaMA-Adapter as in its paper, LoRA's trained biases,
+two methods at once) is an error with the reason, never a folder that means something else.
+
+Legend: r rank, D width, P virtual tokens, L layers.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from config import (
+    AdaLoRASettings,
+    IA3Settings,
+    LoRASettings,
+    PrefixSettings,
+    PromptSettings,
+    UserError,
+)
+
+PARTS = ("query", "key", "value")  # of c_attn, in this order
+MODULES = {"attention_dense": "attn.c_proj", "interm_dense": "mlp.c_fc", "out_dense": "mlp.c_proj"}
+LINEARS = {theirs: ours for ours, theirs in MODULES.items()}
+CANNOT = {
+    "adapter": "peft has no bottleneck adapters",
+    "bitfit": "peft has no method that trains biases alone; merge it and use the whole model",
+    "top_layers": "peft has no method that trains whole layers; merge it and use the whole model",
+    "llama_adapter": "peft's LLaMA-Adapter for GPT-2 adds its term after the output projection and without tanh",
+}
+_PREFIX = "base_model.model.transformer.h"
+
+
+def to_peft(methods, tensors, config, base):
+    """(adapter_config, tensors) in peft's form. Raises UserError for what peft cannot say.
+
+    methods: {name: settings}. tensors: `trainable_state_dict` of the GPT-2 (for prompts: `prompt_tensors`, too).
+    config: GPT2Config. base: name or folder of the base model, for whoever opens it.
+    """
+    for name in methods:
+        if name in CANNOT:
+            raise UserError(f"{name} cannot be exported: {CANNOT[name]}")
+    if len(methods) != 1:
+        raise UserError(f"{' and '.join(methods) or 'a full fine-tuning'} cannot be exported: peft holds one method")
+    name, settings = next(iter(methods.items()))
+    common = {"base_model_name_or_path": str(base), "task_type": "CAUSAL_LM", "inference_mode": True}
+    record, converted = _EXPORTS[name](settings, tensors, config)
+    return common | record, {key: tensor.detach().float().cpu().contiguous() for key, tensor in converted.items()}
+
+
+def from_peft(record, tensors, config):
+    """({name: settings}, tensors) in our form; the opposite of `to_peft`. Raises UserError for what we cannot say."""
+    kind = record.get("peft_type")
+    if kind not in _IMPORTS:
+        raise UserError(f"peft_type {kind} is not known here: {', '.join(_IMPORTS)} are")
+    if record.get("modules_to_save"):
+        raise UserError(
+            f"modules_to_save {record['modules_to_save']} cannot be imported: only the method's own tensors"
+        )
+    return _IMPORTS[kind](record, tensors, config)
+
+
+def read_folder(folder):
+    """(adapter_config, tensors) of a folder. Raises UserError."""
+    try:
+        record = json.loads(Path(folder, "adapter_config.json").read_text(encoding="utf-8"))
+        return record, load_file(Path(folder, "adapter_model.safetensors"))
+    except Exception as error:  # safetensors and json have errors of their own, besides OSError
+        raise UserError(
+            f"{folder} is no peft folder: it needs adapter_config.json and adapter_model.safetensors ({error})"
+        ) from error
+
+
+def write_folder(folder, record, tensors):
+    """The opposite of `read_folder`. Raises UserError."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_file(tensors, Path(folder, "adapter_model.safetensors"), metadata={"format": "pt"})
+        text = json.dumps(record, indent=2) + "\n"
+        Path(folder, "adapter_config.json").write_text(text, encoding="utf-8")
+    except Exception as error:
+        raise UserError(f"cannot write {folder} ({error}): make room, or choose another place") from error
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# LoRA and AdaLoRA: factors A, B and, between them, E (LoRA: ones)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _factors(tensors):
+    """{(layer, linear): {"A": (r, in), "B": (out, r), "E": (r, 1) or absent}}"""
+    found = {}
+    for key, tensor in tensors.items():
+        match = re.fullmatch(r"gpt_layers\.(\d+)\.(?:self_attention\.)?(\w+)\.lora_([ABE])", key)
+        if match is None:
+            raise UserError(f"{key} cannot be exported: peft has no place for it (trained biases stay here)")
+        found.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor
+    return found
+
+
+def _fuse(tensors, width):
+    """{(layer, their module): {"A", "B", "E"}}: query, key and value become blocks of c_attn."""
+    fused, ours = {}, _factors(tensors)
+    for (layer, linear), factors in sorted(ours.items()):
+        if linear not in PARTS:
+            fused[layer, MODULES[linear]] = factors
+    for layer in {layer for layer, _ in ours}:
+        parts = [(place, ours[layer, part]) for place, part in enumerate(PARTS) if (layer, part) in ours]
+        if not parts:
+            continue
+        rank = sum(len(factors["A"]) for _, factors in parts)
+        block, start = parts[0][1]["B"].new_zeros(3 * width, rank), 0
+        for place, factors in parts:
+            end = start + len(factors["A"])
+            block[place * width : (place + 1) * width, start:end] = factors["B"]
+            start = end
+        fused[layer, "attn.c_attn"] = {"B": block} | {
+            kind: torch.cat([factors[kind] for _, factors in parts]) for kind in ("A", "E") if kind in parts[0][1]
+        }
+    return fused
+
+
+def _split(fused, width):
+    """The opposite of `_fuse`; unused parts of c_attn and unused ranks of a part are left out."""
+    ours = {}
+    for (layer, module), factors in fused.items():
+        if module != "attn.c_attn":
+            ours[layer, LINEARS[module]] = factors
+            continue
+        for part, block in zip(PARTS, factors["B"].split(width), strict=True):
+            used = block.any(dim=0)
+            if used.any():
+                ours[layer, part] = {"B": block[:, used]} | {
+                    kind: factors[kind][used] for kind in ("A", "E") if kind in factors
+                }
+    linears = {linear for _, linear in ours}
+    rank = max(len(factors["A"]) for factors in ours.values())
+    tensors = {}
+    for (layer, linear), factors in ours.items():
+        parent = "self_attention." if linear in PARTS else ""
+        for kind, tensor in factors.items():
+            missing = rank - (tensor.size(1) if kind == "B" else len(tensor))  # smaller ranks are filled up with zeros
+            padding = (0, missing) if kind == "B" else (0, 0, 0, missing)
+            padded = torch.nn.functional.pad(tensor, padding)
+            tensors[f"gpt_layers.{layer}.{parent}{linear}.lora_{kind}"] = padded.contiguous()
+    layers = {layer for layer, _ in ours}
+    for linear in linears:
+        if any((layer, linear) not in ours for layer in layers):
+            raise UserError(f"{linear} is tuned in some layers only: that cannot be imported")
+    return tensors, [name for name in (*PARTS, *MODULES) if name in linears], rank
+
+
+def _target_modules(targets):
+    names = {"attn.c_attn" if name in PARTS else MODULES[name] for name in targets}
+    return sorted(names)
+
+
+def _export_lora(settings, tensors, config):
+    fused = _fuse(tensors, config.hidden_size)
+    ranks = {module: len(factors["A"]) for (_, module), factors in fused.items()}
+    record = {
+        "peft_type": "LORA",
+        "r": settings.lora_rank,
+        "lora_alpha": settings.scaling * settings.lora_rank,
+        "lora_dropout": settings.lora_dropout,
+        "target_modules": _target_modules(settings.targets),
+        "fan_in_fan_out": True,
+        "bias": "none",
+        "use_rslora": False,
+        "rank_pattern": {module: rank for module, rank in ranks.items() if rank != settings.lora_rank},
+        "alpha_pattern": {
+            module: settings.scaling * rank for module, rank in ranks.items() if rank != settings.lora_rank
+        },
+    }
+    return record, {
+        f"{_PREFIX}.{layer}.{module}.lora_{kind}.weight": tensor
+        for (layer, module), factors in fused.items()
+        for kind, tensor in factors.items()
+    }
+
+
+def _their_factors(tensors, pattern):
+    found = {}
+    for key, tensor in tensors.items():
+        match = re.fullmatch(pattern, key.removeprefix(f"{_PREFIX}."))
+        if match is None or match[2] not in ("attn.c_attn", *LINEARS):
+            raise UserError(f"{key} has no place here: only the linears of GPT-2's layers can be imported")
+        found.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor.float()
+    if not found:
+        raise UserError("the folder holds no factors")
+    return found
+
+
+def _pattern_value(pattern, module, default):
+    """peft's rule: a key of the pattern fits a module whose name ends with it."""
+    return next((value for key, value in pattern.items() if f".{module}".endswith(f".{key}")), default)
+
+
+def _import_lora(record, tensors, config):
+    if record.get("use_dora"):
+        raise UserError("DoRA (use_dora) cannot be imported: its magnitudes have no place here")
+    if record.get("bias", "none") != "none":
+        raise UserError(f"bias {record['bias']!r} cannot be imported: only the factors can")
+    fused = _their_factors(tensors, r"(\d+)\.([\w.]+?)\.lora_([AB])\.weight")
+    scalings = {}
+    for (_, module), factors in fused.items():
+        alpha = _pattern_value(record.get("alpha_pattern") or {}, module, record["lora_alpha"])
+        rank = len(factors["A"])
+        scalings[module] = alpha / (rank**0.5 if record.get("use_rslora") else rank)
+    common = next(iter(scalings.values()))
+    for (_, module), factors in fused.items():  # one scaling for all; what differs goes into B
+        factors["B"] = factors["B"] * (scalings[module] / common)
+    ours, targets, rank = _split(fused, config.hidden_size)
+    settings = LoRASettings(
+        lora_rank=rank,
+        lora_alpha=common * rank,
+        lora_dropout=record.get("lora_dropout", 0.0),
+        lora_targets=",".join(targets),
+    )
+    return {"lora": settings}, ours
+
+
+def _export_adalora(settings, tensors, config):
+    fused = _fuse(tensors, config.hidden_size)
+    rank = max(len(factors["A"]) for factors in fused.values())
+    converted = {}
+    for (layer, module), factors in fused.items():  # peft knows one rank for all: the rest has a strength E of zero
+        missing = rank - len(factors["A"])
+        for kind, tensor in factors.items():
+            padding = (0, missing) if kind == "B" else (0, 0, 0, missing)
+            converted[f"{_PREFIX}.{layer}.{module}.lora_{kind}"] = torch.nn.functional.pad(tensor, padding)
+    scaling = settings.adalora_alpha / (settings.adalora_start_rank + 1e-5)
+    record = {
+        "peft_type": "ADALORA",
+        "init_r": rank,
+        "target_r": settings.adalora_rank,
+        "r": rank,
+        "lora_alpha": scaling * (rank + 1e-5),
+        "lora_dropout": settings.adalora_dropout,
+        "target_modules": _target_modules(settings.targets),
+        "fan_in_fan_out": True,
+        "bias": "none",
+        "tinit": 0,
+        "tfinal": 0,
+        "total_step": 1,  # peft wants one; nothing is allocated any more
+        "rank_pattern": None,
+    }
+    return record, converted
+
+
+def _import_adalora(record, tensors, config):
+    fused = _their_factors(tensors, r"(\d+)\.([\w.]+?)\.lora_([ABE])")
+    scaling = record["lora_alpha"] / (record["init_r"] + 1e-5)
+    for factors in fused.values():  # what has no strength takes no part: it need not come along
+        kept = factors["E"].squeeze(1) != 0
+        kept[0] |= not kept.any()
+        factors.update(A=factors["A"][kept], E=factors["E"][kept], B=factors["B"][:, kept])
+    ours, targets, rank = _split(fused, config.hidden_size)
+    settings = AdaLoRASettings(
+        adalora_start_rank=rank,
+        adalora_rank=rank,
+        adalora_alpha=scaling * (rank + 1e-5),
+        adalora_dropout=record.get("lora_dropout", 0.0),
+        adalora_targets=",".join(targets),
+    )
+    return {"adalora": settings}, ours
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# (IA)^3
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _export_ia3(settings, tensors, config):
+    width, converted = config.hidden_size, {}
+    for layer in range(config.num_hidden_layers):
+        scales = {
+            name: tensors[f"gpt_layers.{layer}.{'self_attention.' if name in PARTS else ''}{name}.ia3_scale"]
+            for name in settings.targets
+        }
+        if scales.keys() & set(PARTS):  # peft scales all of c_attn: what we do not scale gets ones
+            vector = torch.cat([scales.pop(part, torch.ones(width)).cpu() for part in PARTS])
+            converted[f"{_PREFIX}.{layer}.attn.c_attn.ia3_l"] = vector[:, None]
+        for name, scale in scales.items():
+            shaped = scale[None] if name == "out_dense" else scale[:, None]
+            converted[f"{_PREFIX}.{layer}.{MODULES[name]}.ia3_l"] = shaped
+    record = {
+        "peft_type": "IA3",
+        "target_modules": _target_modules(settings.targets),
+        "feedforward_modules": ["mlp.c_proj"] if "out_dense" in settings.targets else [],
+        "fan_in_fan_out": True,
+    }
+    return record, converted
+
+
+def _import_ia3(record, tensors, config):
+    ours, targets = {}, set()
+    feedforward = record.get("feedforward_modules") or []
+    for key, tensor in tensors.items():
+        match = re.fullmatch(r"(\d+)\.([\w.]+?)\.ia3_l", key.removeprefix(f"{_PREFIX}."))
+        if match is None or match[2] not in ("attn.c_attn", *LINEARS):
+            raise UserError(f"{key} has no place here: only the linears of GPT-2's layers can be imported")
+        layer, module, vector = match[1], match[2], tensor.float().flatten()
+        scales_input = any(f".{module}".endswith(f".{name}") for name in feedforward)
+        if scales_input != (module == "mlp.c_proj"):
+            raise UserError(f"{key} scales the module's {'input' if scales_input else 'output'}: ours does the other")
+        if module == "attn.c_attn":
+            parts = zip((f"self_attention.{part}" for part in PARTS), vector.split(config.hidden_size), strict=True)
+        else:
+            parts = [(LINEARS[module], vector)]
+        for name, part in parts:
+            ours[f"gpt_layers.{layer}.{name}.ia3_scale"] = part.contiguous()
+            if not (part == 1).all():
+                targets.add(name.rpartition(".")[2])
+    targets = [name for name in (*PARTS, *MODULES) if name in targets] or ["key", "value", "out_dense"]
+    ours = {name: tensor for name, tensor in ours.items() if name.split(".")[-2] in targets}
+    return {"ia3": IA3Settings(ia3_targets=",".join(targets))}, ours
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Virtual tokens and prefixes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _prompt_record(kind, length, config, **more):
+    return {
+        "peft_type": kind,
+        "num_virtual_tokens": length,
+        "token_dim": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_transformer_submodules": 1,
+    } | more
+
+
+def _export_prompt(settings, tensors, config):
+    return _prompt_record("PROMPT_TUNING", settings.prompt_length, config), {
+        "prompt_embeddings": tensors["prompt.embedding"]
+    }
+
+
+def _export_ptuning(settings, tensors, config):
+    """peft never saves the encoder: what it writes is kept, as in peft's own folders."""
+    more = {
+        "encoder_reparameterization_type": settings.ptuning_encoder.upper(),
+        "encoder_hidden_size": settings.ptuning_hidden,
+    }
+    record = _prompt_record("P_TUNING", settings.ptuning_length, config, **more)
+    return record, {"prompt_embeddings": tensors["prompt.written"]}
+
+
+def _export_prefix(settings, tensors, config):
+    more = {"prefix_projection": bool(settings.prefix_hidden), "encoder_hidden_size": settings.prefix_hidden or None}
+    record = _prompt_record("PREFIX_TUNING", settings.prefix_length, config, **more)
+    return record, {"prompt_embeddings": tensors["prompt.written"]}
+
+
+def _import_prompt(record, tensors, config):
+    """P-tuning comes back as the virtual tokens that its encoder wrote: plain prompt tuning from here on."""
+    embeddings = tensors["prompt_embeddings"].float()
+    if embeddings.size(1) != config.hidden_size:
+        raise UserError(f"the virtual tokens are {embeddings.size(1)} wide, the model {config.hidden_size}")
+    return {"prompt": PromptSettings(prompt_length=len(embeddings))}, {"prompt.embedding": embeddings}
+
+
+def _import_prefix(record, tensors, config):
+    embeddings = tensors["prompt_embeddings"].float().flatten(1)
+    wanted = 2 * config.num_hidden_layers * config.hidden_size
+    if embeddings.size(1) != wanted:
+        raise UserError(f"the prefix has {embeddings.size(1)} numbers a position, this model needs {wanted}")
+    return {"prefix": PrefixSettings(prefix_length=len(embeddings))}, {"prompt.embedding": embeddings}
+
+
+def prompt_tensors(gpt2):
+    """What gpt2's virtual tokens or prefix come to, networks applied: {"prompt.written": (P, D) or (P, 2 L D)}."""
+    if gpt2.prompt is None:
+        return {}
+    with torch.no_grad():
+        return {"prompt.written": gpt2.prompt.written().detach().clone()}
+
+
+_EXPORTS = {
+    "lora": _export_lora,
+    "qlora": _export_lora,
+    "adalora": _export_adalora,
+    "ia3": _export_ia3,
+    "prompt": _export_prompt,
+    "ptuning": _export_ptuning,
+    "prefix": _export_prefix,
+}
+_IMPORTS = {
+    "LORA": _import_lora,
+    "ADALORA": _import_adalora,
+    "IA3": _import_ia3,
+    "PROMPT_TUNING": _import_prompt,
+    "P_TUNING": _import_prompt,
+    "PREFIX_TUNING": _import_prefix,
+}
