@@ -537,3 +537,12 @@ def test_core_files_know_no_tuning_method():
     for name in ("modules/attention.py", "modules/gpt2_layer.py", "modules/kv_cache.py", "models/gpt2.py"):
         source = (Path(__file__).parents[1] / name).read_text(encoding="utf-8").lower()
         assert not [method for method in (*TUNING_METHODS, "bottleneck") if method in words(source)], name
+
+
+def test_the_documented_counts_are_what_the_command_prints():
+    from pathlib import Path
+
+    from benchmarks.count_parameters import ROWS, table
+
+    assert {name for methods in ROWS.values() for name in methods} == set(METHODS)
+    assert "\n".join(table()) in (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
