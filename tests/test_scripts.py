@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import paraphrase_detection
 import sonnet_generation
-from config import ParaphraseSettings, SonnetSettings, parse_flags
+from checkpoint import Run
+from config import TUNING_METHODS, ParaphraseSettings, SonnetSettings, parse_flags
 from datasets import load_sonnets
 from tests.conftest import forget_accelerate_state
 
@@ -120,6 +123,42 @@ def test_a_checkpoint_gives_the_same_sonnets_merged_or_not(sonnet_flags, tmp_pat
         (tmp_path / "out/sonnets.txt").unlink()
         run(sonnet_generation, again + more)
         assert (tmp_path / "out/sonnets.txt").read_bytes() == first
+
+
+@pytest.mark.parametrize("method", [name for name in TUNING_METHODS if name not in ("lora", "adapter")])
+def test_every_method_goes_through_both_scripts_and_back(sonnet_flags, pair_flags, tmp_path, method):
+    """Trained, generated with, kept, and loaded again to the same predictions."""
+    for script, flags, file in (
+        (sonnet_generation, [*sonnet_flags, "--temperature", "0"], "out/sonnets.txt"),
+        (paraphrase_detection, pair_flags, "out/dev.csv"),
+    ):
+        run(script, [*flags, "--tuning", method, "--run_dir", f"{script.TASK}"])
+        first = (tmp_path / file).read_bytes()
+        (tmp_path / file).unlink()
+        run(script, [*without(flags, "--epochs", "--lr"), "--checkpoint", f"{script.TASK}"])
+        assert (tmp_path / file).read_bytes() == first
+
+
+def test_adalora_goes_on_to_the_same_result(pair_flags, tmp_path, monkeypatch):
+    """Its importances and the triplets that it has dropped are part of the run."""
+    flags = [*without(pair_flags, "--epochs"), "--epochs", "4", "--tuning", "adalora", "--adalora_interval", "1"]
+    run(paraphrase_detection, [*flags, "--run_dir", "whole"])
+    original = Run.save_epoch
+
+    def stop(self, model, optimizer, progress):
+        original(self, model, optimizer, progress)
+        if progress.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "save_epoch", stop)
+        run(paraphrase_detection, [*flags, "--run_dir", "stopped"])
+    run(paraphrase_detection, ["--resume", "--run_dir", "stopped"])
+    whole, stopped = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("whole", "stopped"))
+    assert any("importance" in name for name in whole) and whole.keys() == stopped.keys()
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+    kept = load_file(tmp_path / "whole" / "best" / "model.safetensors")
+    assert not any("importance" in name for name in kept)  # prediction needs none of it
 
 
 def test_without_gold_a_tenth_is_kept_aside(sonnet_flags, capsys):
