@@ -13,6 +13,7 @@ from torch import nn
 from config import (
     LINEAR_NAMES,
     AdaLoRASettings,
+    AdapterSettings,
     IA3Settings,
     LlamaAdapterSettings,
     LoRASettings,
@@ -24,7 +25,9 @@ from config import (
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT
 from modules.adalora import AdaLoRALinear, RankAllocator, adalora_penalty
+from modules.adapter import BottleneckAdapter
 from modules.ia3 import IA3Linear
+from modules.lora import LoRALinear
 from modules.prefix import drop_mlp
 from modules.quantization import BLOCK, OUTER_BLOCK, NF4Linear, dequantize_nf4, dynamic_levels, quantize_nf4
 from modules.tuning import after_step, attach, trainable_state_dict, with_penalties
@@ -86,6 +89,16 @@ def compare_with_injected(gpt2, theirs, rename):
 # --- LoRA and its kin -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("targets", ["query,value", "query,value,interm_dense", ALL])
+def test_lora_equals_peft(gpt2, fresh, targets):
+    settings = LoRASettings(lora_rank=3, lora_alpha=7, lora_dropout=0.0, lora_targets=targets)
+    attach(gpt2, {"lora": settings})
+    randomise(gpt2)
+    config = peft.LoraConfig(r=3, lora_alpha=7, lora_dropout=0.0, target_modules=settings.targets)
+    theirs = peft.inject_adapter_in_model(config, PeftHost(fresh()))
+    compare_with_injected(gpt2, theirs, lambda n: n.removeprefix("gpt2.").replace(".default.weight", ""))
+
+
 def test_rank_stabilised_lora_with_biases_equals_peft(gpt2, fresh):
     settings = LoRASettings(
         lora_rank=3, lora_alpha=7, lora_dropout=0.0, lora_rank_stabilized=True, lora_bias="lora_only"
@@ -101,6 +114,29 @@ def test_rank_stabilised_lora_with_biases_equals_peft(gpt2, fresh):
         return name.removeprefix("gpt2.").replace(".default.weight", "").replace(".base_layer", "")
 
     compare_with_injected(gpt2, theirs, rename)
+
+
+def test_lora_linear_against_the_equation_and_its_start():
+    base = nn.Linear(64, 48)
+    layer = LoRALinear(base, rank=4, scaling=16 / 4)
+    bound = 1 / 64**0.5
+    assert layer.lora_A.abs().max() <= bound and layer.lora_A.abs().max() > 0.9 * bound
+    assert abs(layer.lora_A.std().item() - bound / 3**0.5) < 0.1 * bound
+    assert not layer.lora_B.any()
+    nn.init.normal_(layer.lora_B)
+    x = torch.randn(5, 64)
+    expected = x @ (base.weight + 16 / 4 * layer.lora_B @ layer.lora_A).t() + base.bias
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_lora_dropout_touches_its_own_branch_only():
+    base = nn.Linear(64, 48)
+    layer = LoRALinear(base, rank=4, scaling=16 / 4, dropout=0.9).train()
+    x = torch.randn(5, 64)
+    assert torch.equal(layer(x), base(x))  # B is zero: whatever is dropped, the base output stands
+    nn.init.normal_(layer.lora_B)
+    assert not torch.equal(layer(x), layer(x))
+    assert torch.equal(layer.eval()(x), layer(x))
 
 
 def test_ia3_equals_peft(gpt2, fresh):
@@ -210,6 +246,31 @@ def test_adaloras_budget_falls_on_the_cubic_curve(gpt2):
     for step in range(16, 75):
         assert budgets[step - 1] == int(27 * (1 - (step - 15) / 60) ** 3 + 18)
     assert budgets == sorted(budgets, reverse=True)
+
+
+# --- adapters ---------------------------------------------------------------------------------------------------------
+
+
+def test_adapter_against_the_equation():
+    adapter = BottleneckAdapter(12, 3)
+    for p in adapter.parameters():
+        nn.init.normal_(p)
+    h = torch.randn(2, 5, 12)
+    expected = h + F.gelu(h @ adapter.down.weight.t() + adapter.down.bias) @ adapter.up.weight.t() + adapter.up.bias
+    torch.testing.assert_close(adapter(h), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_adapters_stand_where_the_papers_put_them(gpt2):
+    """A layer with adapters against the same layer written out."""
+    attach(gpt2, {"adapter": AdapterSettings(adapter_size=5)})
+    layer = gpt2.gpt_layers[1]
+    for p in [*layer.attention_adapter.parameters(), *layer.ffn_adapter.parameters()]:
+        nn.init.normal_(p, std=0.3)
+    x = torch.randn(2, 6, 32)
+    attended = layer.attention_dense(layer.self_attention(layer.attention_layer_norm(x)))
+    y = x + layer.attention_adapter(attended)
+    fed = layer.out_dense(F.gelu(layer.interm_dense(layer.out_layer_norm(y)), approximate="tanh"))
+    torch.testing.assert_close(layer(x), y + layer.ffn_adapter(fed), atol=1e-5, rtol=1e-5)
 
 
 # --- learned positions ------------------------------------------------------------------------------------------------

@@ -1,13 +1,10 @@
-"""The register: one table of invariants for all methods, merging, saving, and LoRA and adapters against oracles."""
+"""The register: one table of invariants for all methods, merging, saving, combining, counting."""
 
 import copy
 import re
 
-import peft
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from config import (
     LINEAR_NAMES,
@@ -31,9 +28,8 @@ from config import (
 from decoding import generate
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT
-from modules.adapter import BottleneckAdapter
 from modules.kv_cache import KVCache
-from modules.lora import LoRALinear, combine_lora
+from modules.lora import combine_lora
 from modules.quantization import quantize_linears
 from modules.tuning import (
     MERGEABLE_LINEARS,
@@ -439,91 +435,7 @@ def test_learning_rates():
     assert default_learning_rate(["lora", "adapter"]) == min(2e-4, METHODS["adapter"].learning_rate)
 
 
-# --- oracles ----------------------------------------------------------------------------------------------------------
-
-
-class PeftHost(nn.Module):
-    """Our GPT-2 where peft can get at it."""
-
-    def __init__(self, gpt2):
-        super().__init__()
-        self.gpt2 = gpt2
-
-    def forward(self, input_ids):
-        return self.gpt2(input_ids)["last_hidden_state"]
-
-
-@pytest.mark.parametrize("targets", ["query,value", "query,value,interm_dense", ",".join(LINEAR_NAMES)])
-def test_lora_equals_peft_in_our_model(gpt2, model_folder, targets):
-    settings = LoRASettings(lora_rank=3, lora_alpha=7, lora_dropout=0.0, lora_targets=targets)
-    attach(gpt2, {"lora": settings})
-    torch.manual_seed(1)
-    for p in gpt2.parameters():
-        if p.requires_grad:
-            nn.init.normal_(p, std=0.3)
-    config = peft.LoraConfig(r=3, lora_alpha=7, lora_dropout=0.0, target_modules=settings.targets)
-    theirs = peft.inject_adapter_in_model(config, PeftHost(GPT2Model.from_pretrained(str(model_folder)).eval()))
-    factors = trainable_state_dict(gpt2)
-    with torch.no_grad():
-        for name, p in theirs.gpt2.named_parameters():
-            if p.requires_grad:
-                p.copy_(factors.pop(name.replace(".default.weight", "")))
-    assert not factors
-    ours_out, theirs_out = gpt2(INPUT_IDS)["last_hidden_state"], theirs(INPUT_IDS)
-    torch.testing.assert_close(ours_out, theirs_out, atol=1e-5, rtol=1e-5)
-    direction = torch.randn_like(ours_out)
-    (ours_out * direction).sum().backward()
-    (theirs_out * direction).sum().backward()
-    gradients = {name: p.grad for name, p in gpt2.named_parameters() if p.requires_grad}
-    for name, p in theirs.gpt2.named_parameters():
-        if p.requires_grad:
-            ours = gradients[name.replace(".default.weight", "")]
-            torch.testing.assert_close(ours, p.grad, atol=1e-5 * p.grad.abs().max().item(), rtol=1e-4)
-
-
-def test_lora_linear_against_the_equation_and_its_start():
-    base = nn.Linear(64, 48)
-    layer = LoRALinear(base, rank=4, scaling=16 / 4)
-    bound = 1 / 64**0.5
-    assert layer.lora_A.abs().max() <= bound and layer.lora_A.abs().max() > 0.9 * bound
-    assert abs(layer.lora_A.std().item() - bound / 3**0.5) < 0.1 * bound
-    assert not layer.lora_B.any()
-    nn.init.normal_(layer.lora_B)
-    x = torch.randn(5, 64)
-    expected = x @ (base.weight + 16 / 4 * layer.lora_B @ layer.lora_A).t() + base.bias
-    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_lora_dropout_touches_its_own_branch_only():
-    base = nn.Linear(64, 48)
-    layer = LoRALinear(base, rank=4, scaling=16 / 4, dropout=0.9).train()
-    x = torch.randn(5, 64)
-    assert torch.equal(layer(x), base(x))  # B is zero: whatever is dropped, the base output stands
-    nn.init.normal_(layer.lora_B)
-    assert not torch.equal(layer(x), layer(x))
-    assert torch.equal(layer.eval()(x), layer(x))
-
-
-def test_adapter_against_the_equation():
-    adapter = BottleneckAdapter(12, 3)
-    for p in adapter.parameters():
-        nn.init.normal_(p)
-    h = torch.randn(2, 5, 12)
-    expected = h + F.gelu(h @ adapter.down.weight.t() + adapter.down.bias) @ adapter.up.weight.t() + adapter.up.bias
-    torch.testing.assert_close(adapter(h), expected, atol=1e-5, rtol=1e-5)
-
-
-def test_adapters_stand_where_the_papers_put_them(gpt2):
-    """A layer with adapters against the same layer written out."""
-    attach(gpt2, CHOICES["houlsby"])
-    layer = gpt2.gpt_layers[1]
-    for p in [*layer.attention_adapter.parameters(), *layer.ffn_adapter.parameters()]:
-        nn.init.normal_(p, std=0.3)
-    x = torch.randn(2, 6, 32)
-    attended = layer.attention_dense(layer.self_attention(layer.attention_layer_norm(x)))
-    y = x + layer.attention_adapter(attended)
-    fed = layer.out_dense(F.gelu(layer.interm_dense(layer.out_layer_norm(y)), approximate="tanh"))
-    torch.testing.assert_close(layer(x), y + layer.ffn_adapter(fed), atol=1e-5, rtol=1e-5)
+# --- the house --------------------------------------------------------------------------------------------------------
 
 
 def words(source):
