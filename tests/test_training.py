@@ -16,7 +16,7 @@ from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT
 from modules.tuning import attach, default_learning_rate, trainable_state_dict
 from tests.conftest import forget_accelerate_state, make_hugging_face_gpt2
-from tests.test_tuning import PeftHost
+from tests.test_methods import PeftHost
 from training import fit, learning_rate_factor, make_accelerator
 
 
