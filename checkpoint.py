@@ -97,11 +97,12 @@ class Run:
         self._forget_metrics_after(progress)
         return progress
 
-    @property
-    def record(self):
+    def record(self, task=None):
         """What settings.json holds: {"task", "base_fingerprint", "settings"}. Raises UserError."""
         path = self.folder / "settings.json"
         record = _read_json(path)
+        if task and isinstance(record, dict) and record.get("task", task) != task:
+            raise UserError(f"{self.folder} is a run of {record['task']}, not of {task}")
         if not isinstance(record, dict) or not {"task", "base_fingerprint", "settings"} <= record.keys():
             raise UserError(f"{path} is not the settings.json of a run")
         return record
@@ -125,7 +126,7 @@ class Run:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 (self.folder / "settings.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             return
-        known = self.record["base_fingerprint"]
+        known = self.record()["base_fingerprint"]
         if known != fingerprint:
             raise UserError(
                 f"{self.folder} was trained on another base model (fingerprint {known}, here {fingerprint}): "
@@ -191,10 +192,7 @@ def _newest(task_prefix):
 
 def _merge_settings(run, task, settings, given, groups):
     """The saved run's settings in these groups, the user's elsewhere. Typed flags must agree where they matter."""
-    record = run.record
-    if record["task"] != task:
-        raise UserError(f"{run.folder} is a run of {record['task']}, not of {task}")
-    saved, merged = record["settings"], settings_to_dict(settings)
+    saved, merged = run.record(task)["settings"], settings_to_dict(settings)
     if given & {"tuning", "lora", "adapter"}:
         trained, typed = TuningSettings(**saved.get("tuning", {})).methods, settings.tuning.methods
         if set(trained) != set(typed):

@@ -56,7 +56,7 @@ def main(arguments=None):
 def open_run(options):
     """(task model with the run's best tensors, its methods, settings, base folder, score)"""
     run = Run(Path(options.source))
-    record = run.record
+    record = run.record()
     check(record["task"] in TASKS, f"{options.source} is a run of {record['task']}, which tunes nothing")
     settings = settings_from_dict(TASKS[record["task"]], record["settings"])
     settings.model.model_path = options.model_path or (None if options.model_size else settings.model.model_path)
