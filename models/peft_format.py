@@ -65,6 +65,13 @@ def from_peft(record, tensors, config):
         raise UserError(
             f"modules_to_save {record['modules_to_save']} cannot be imported: only the method's own tensors"
         )
+    for name in _REQUIRED.get(kind, ()):
+        if record.get(name) is None:
+            raise UserError(
+                f"adapter_config.json names no {name}: peft would take its default in silence; write it there"
+            )
+    if kind not in ("LORA", "ADALORA", "IA3") and "prompt_embeddings" not in tensors:
+        raise UserError("adapter_model.safetensors holds no prompt_embeddings")
     return _IMPORTS[kind](record, tensors, config)
 
 
@@ -387,6 +394,7 @@ def prompt_tensors(gpt2):
         return {"prompt.written": gpt2.prompt.written().detach().clone()}
 
 
+_REQUIRED = {"LORA": ("lora_alpha",), "ADALORA": ("lora_alpha", "init_r")}
 _EXPORTS = {
     "lora": _export_lora,
     "qlora": _export_lora,

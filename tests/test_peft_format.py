@@ -166,6 +166,8 @@ def test_what_peft_cannot_say_is_refused_with_the_reason(gpt2, methods, message)
         ({"use_dora": True}, "DoRA"),
         ({"bias": "all"}, "bias 'all' cannot be imported"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"lora_alpha": None}, "names no lora_alpha: peft would take its default in silence"),
+        ({"peft_type": "PROMPT_TUNING"}, "holds no prompt_embeddings"),
     ],
 )
 def test_what_we_cannot_say_is_refused_with_the_reason(gpt2, changes, message):
