@@ -65,8 +65,9 @@ class EncodedPrompt(SoftPrompt):
         self.to(self.embedding.device)
 
     def written(self):
-        encoded = self.embedding if self.lstm is None else self.lstm(self.embedding[None])[0][0]
-        return self.mlp(encoded)
+        with torch.autocast(self.embedding.device.type, enabled=False):  # tiny, and not every CPU has a bf16 LSTM
+            encoded = self.embedding if self.lstm is None else self.lstm(self.embedding[None])[0][0]
+            return self.mlp(encoded)
 
 
 def apply_prompt(gpt2, settings):

@@ -354,8 +354,9 @@ def test_loading_into_other_flags_is_refused(gpt2):
         load_tuning(gpt2, tensors | {name: torch.zeros(5, 32)})
 
 
-def test_casting_what_is_frozen_leaves_what_is_trained_and_the_norms(gpt2):
-    attach(gpt2, CHOICES["lora and houlsby"])
+@pytest.mark.parametrize("choice", CHOICES)
+def test_casting_what_is_frozen_leaves_what_is_trained_and_the_norms(gpt2, choice):
+    attach(gpt2, CHOICES[choice])
     cast_frozen(gpt2, torch.bfloat16)
     for name, p in gpt2.named_parameters():
         in_fp32 = p.requires_grad or "norm" in name or "pos_embedding" in name
