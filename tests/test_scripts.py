@@ -181,6 +181,26 @@ def test_pairs_from_training_to_the_files(pair_flags, tmp_path, capsys, more):
     check_prediction_file(tmp_path / "out/dev.csv", [f"id{row}" for row in range(10)])
     check_prediction_file(tmp_path / "out/test.csv", [f"id{row}" for row in range(7)])
     assert "dev macro-F1" in out and "always the commoner answer" in out
+    name = "-".join(["paraphrase", *(re.findall(r"--(lora|adapter)\b", more) or ["full"])])
+    figures = json.loads((tmp_path / "runs" / name / "report.json").read_text())["figures"]
+    assert all(f"{title} " in out and value in out for title, value in figures.items())
+
+
+def test_swapped_questions_double_the_training_rows_and_no_others(pair_flags, monkeypatch):
+    seen = []
+    original = paraphrase_detection.ParaphraseDetectionDataset
+
+    def spy(rows, *arguments):
+        seen.append(rows)
+        return original(rows, *arguments)
+
+    monkeypatch.setattr(paraphrase_detection, "ParaphraseDetectionDataset", spy)
+    run(paraphrase_detection, [*pair_flags, "--swap_questions"])
+    dev, training = seen
+    assert (len(dev), len(training)) == (10, 64)
+    for (first, second, label, identifier), swapped in zip(training[:32], training[32:], strict=True):
+        assert swapped == (second, first, label, identifier)
+    assert any(row[0] != row[1] for row in training)
 
 
 def test_a_pair_checkpoint_brings_its_own_head_and_methods(pair_flags, tmp_path):
