@@ -30,7 +30,7 @@ from modules.tuning import load_tuning, trainable_state_dict
 FREE_ON_RESUME = {
     *("model_size", "model_path", "use_gpu", "eval_batch_size", "merge", "epochs", "patience"),
     *("held_out_sonnet_path", "sonnet_out", "sonnet_dev_out", "score_seeds"),
-    *("temperature", "top_p", "top_k", "max_new_tokens"),
+    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "no_repeat_ngram", "max_new_tokens"),
     *("para_test", "para_dev_out", "para_test_out"),
     *("out", "save_dtype"),
 }

@@ -464,12 +464,21 @@ class DecodingSettings:
     temperature: float = flag(1.2, "softmax temperature; below 1 safer, above 1 bolder, 0 means greedy")
     top_p: float = flag(0.9, "nucleus: sample from the smallest set of tokens with this probability mass")
     top_k: int = flag(0, "sample from the k most probable tokens only; 0 means all")
+    min_p: float = flag(0.0, "strike tokens less probable than this share of the most probable one")
+    repetition_penalty: float = flag(1.0, "divide the logits of tokens that have occurred by this; 1 does nothing")
+    no_repeat_ngram: int = flag(0, "never write a sequence of this many tokens twice; 0 allows all")
     max_new_tokens: int = flag(256, "give up on line 14 after this many new tokens")
 
     def __post_init__(self):
         check(self.temperature >= 0, f"--temperature must be 0 (greedy) or more, got {self.temperature}")
         check(0 < self.top_p <= 1, f"--top_p must be in (0, 1], got {self.top_p}")
         check(self.top_k >= 0, f"--top_k must be 0 (all tokens) or more, got {self.top_k}")
+        check(0 <= self.min_p <= 1, f"--min_p must be in [0, 1], got {self.min_p}")
+        check(
+            0 < self.repetition_penalty < math.inf,
+            f"--repetition_penalty must be positive, got {self.repetition_penalty}",
+        )
+        check(self.no_repeat_ngram >= 0, f"--no_repeat_ngram must be 0 (off) or more, got {self.no_repeat_ngram}")
         check(self.max_new_tokens >= 1, f"--max_new_tokens must be at least 1, got {self.max_new_tokens}")
 
 

@@ -199,6 +199,9 @@ IN_SONNETS = [
     ("--top_p 0", "--top_p must be in (0, 1], got 0.0"),
     ("--top_p 1.5", "--top_p must be in (0, 1], got 1.5"),
     ("--top_k -1", "--top_k must be 0 (all tokens) or more, got -1"),
+    ("--min_p 1.1", "--min_p must be in [0, 1], got 1.1"),
+    ("--repetition_penalty 0", "--repetition_penalty must be positive, got 0.0"),
+    ("--no_repeat_ngram -1", "--no_repeat_ngram must be 0 (off) or more, got -1"),
     ("--max_new_tokens 0", "--max_new_tokens must be at least 1, got 0"),
     ("--score_seeds 0", "--score_seeds must be at least 1, got 0"),
 ]
@@ -310,7 +313,8 @@ def test_an_unknown_choice_is_refused_and_the_known_ones_are_listed(settings_cla
 
 NOT_DEFAULT = {  # every flag of both scripts with a value that is not its default
     SonnetSettings: "--sonnet_path é --held_out_sonnet_path b --sonnet_out c --gold_sonnet_path d --sonnet_dev_out e "
-    "--score_seeds 5 --temperature 0.3 --top_p 0.123456789012345 --top_k 3 --max_new_tokens 9",
+    "--score_seeds 5 --temperature 0.3 --top_p 0.123456789012345 --top_k 3 --max_new_tokens 9 "
+    "--min_p 0.1 --repetition_penalty 1.2 --no_repeat_ngram 4",
     ParaphraseSettings: "--para_train a --para_dev b --para_test c --para_dev_out d --para_test_out e --head linear "
     "--swap_questions --pooling generalized --pooling_heads 4 --pooling_hidden 2 --pooling_penalty embeddings "
     "--pooling_penalty_weight 1e-9 --pooling_penalty_margin 2",

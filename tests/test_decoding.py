@@ -2,10 +2,18 @@
 
 import pytest
 import torch
-from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from config import DecodingSettings, UserError
 from decoding import generate, row_streams, sample, sample_nucleus
+from decoding.filters import filter_logits
 from modules.kv_cache import KVCache
 from modules.tuning import attach
 from tests.test_tuning import CHOICES
@@ -93,13 +101,21 @@ def reference_distribution(logits, settings):
         logits = TopKLogitsWarper(settings.top_k)(None, logits)
     if settings.top_p < 1:
         logits = TopPLogitsWarper(settings.top_p)(None, logits)
+    if settings.min_p:
+        logits = MinPLogitsWarper(settings.min_p)(None, logits)
     return logits.softmax(-1)
 
 
-@pytest.mark.parametrize("temperature, top_k, top_p", [(1.2, 0, 0.9), (0.7, 0, 0.3), (1.0, 5, 1.0), (1.5, 12, 0.6)])
+@pytest.mark.parametrize(
+    "temperature, top_k, top_p, min_p",
+    [
+        *((1.2, 0, 0.9, 0.0), (0.7, 0, 0.3, 0.0), (1.0, 5, 1.0, 0.0), (1.5, 12, 0.6, 0.0)),
+        *((1.0, 0, 1.0, 0.3), (1.2, 0, 0.9, 0.4), (1.5, 12, 0.8, 0.2)),
+    ],
+)
 @pytest.mark.parametrize("shape", ["flat", "peaked"])
-def test_samples_follow_the_distribution_that_transformers_filters_leave(temperature, top_k, top_p, shape):
-    settings = DecodingSettings(temperature=temperature, top_k=top_k, top_p=top_p)
+def test_samples_follow_the_distribution_that_transformers_filters_leave(temperature, top_k, top_p, min_p, shape):
+    settings = DecodingSettings(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     logits = torch.randn(1, 40) * (0.3 if shape == "flat" else 3)
     expected = reference_distribution(logits, settings)[0]
     draws = 20_000
@@ -122,6 +138,37 @@ def test_the_nucleus_is_transformers_nucleus_on_a_real_vocabulary_size():
     streams = row_streams(0, range(400))
     drawn = sample_nucleus(probabilities.expand(400, -1), streams, 0.9)
     assert kept[drawn].all()
+
+
+@pytest.mark.parametrize("penalty, ngram", [(1.3, 0), (0.7, 0), (1.0, 1), (1.0, 2), (1.0, 3), (1.2, 2)])
+def test_history_filters_equal_transformers(penalty, ngram):
+    settings = DecodingSettings(repetition_penalty=penalty, no_repeat_ngram=ngram)
+    histories = torch.randint(0, 6, (8, 15))
+    logits = torch.randn(8, 10)
+    expected = logits.clone()
+    if penalty != 1:
+        expected = RepetitionPenaltyLogitsProcessor(penalty)(histories, expected)
+    if ngram:
+        expected = NoRepeatNGramLogitsProcessor(ngram)(histories, expected)
+    before = logits.clone()
+    assert torch.equal(filter_logits(logits, histories.tolist(), settings), expected)
+    assert torch.equal(logits, before) and not torch.equal(expected, logits)
+
+
+def test_filtered_greedy_tokens_equal_transformers(gpt2, hugging_face_gpt2):
+    settings = DecodingSettings(temperature=0, max_new_tokens=24, repetition_penalty=1.3, no_repeat_ngram=2)
+    prompts = some_prompts(4, seed=1)
+    for prompt, ours in zip(prompts, generate(gpt2, prompts, settings, end_of_text=8599), strict=True):
+        theirs = hugging_face_gpt2.generate(
+            torch.tensor([prompt]),
+            do_sample=False,
+            max_new_tokens=24,
+            repetition_penalty=1.3,
+            no_repeat_ngram_size=2,
+            pad_token_id=8599,
+            attention_mask=None,
+        )[0, len(prompt) :].tolist()
+        assert ours == [token for token in theirs if token != 8599]
 
 
 def test_a_tiny_nucleus_in_a_flat_distribution_is_found():

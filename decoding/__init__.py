@@ -1,0 +1,6 @@
+"""How a text is continued: one idea a file. (generation: the loop over the cache; sampling; filters.)"""
+
+from decoding.generation import generate, next_token_logits
+from decoding.sampling import row_streams, sample, sample_nucleus
+
+__all__ = ["generate", "next_token_logits", "row_streams", "sample", "sample_nucleus"]
