@@ -44,6 +44,12 @@ class KVCache:
     def length(self):
         return self.layers[0].length
 
+    def move(self, sources, targets, start=0):
+        """Copy rows over other rows, from a position on: where the earlier ones are alike, as in a beam search."""
+        for layer in self.layers:
+            for kept in (layer.keys, layer.values):
+                kept[targets, :, start : layer.length] = kept[sources, :, start : layer.length]
+
     def select(self, rows):
         """Keep these rows, in this order (a LongTensor; a row may come twice). Used when texts are finished."""
         for layer in self.layers:
