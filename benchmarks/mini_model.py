@@ -52,8 +52,9 @@ def main():
     parser.add_argument("--starts", nargs="+", choices=("mini", "random"), default=["mini", "random"])
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--out", default="runs/mini-model", help="where the runs go (default: runs/mini-model)")
-    parser.add_argument("flags", nargs="*", help="flags for the script, after --")
-    options = parser.parse_args()
+    cut = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    options = parser.parse_args(sys.argv[1:cut])
+    options.flags = sys.argv[cut + 1 :]
     check(Path(options.model, "config.json").is_file(), f"--model: {options.model} is no model folder")
     out = Path(options.out)
     models = {"mini": options.model, "random": str(out / "random")}
