@@ -24,6 +24,7 @@ MODEL_SIZES = {  # name: (hub repository, hidden_size, num_hidden_layers, num_at
     "gpt2-large": ("openai-community/gpt2-large", 1280, 36, 20),
     "gpt2-xl": ("openai-community/gpt2-xl", 1600, 48, 25),
 }
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "embedding_dropout_prob")  # of GPT2Config
 LINEAR_NAMES = ("query", "key", "value", "attention_dense", "interm_dense", "out_dense")  # the six linears of a layer
 
 

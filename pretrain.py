@@ -21,18 +21,17 @@ from accelerate.utils import broadcast_object_list, set_seed
 from safetensors import SafetensorError
 
 from checkpoint import open_run
-from config import END_OF_TEXT, GPT2Config, UserError
+from config import DROPOUTS, END_OF_TEXT, GPT2Config, UserError
 from datasets.corpus import Corpus, PackedBatches, TokenFile, held_out_batches, prepare_corpus
 from datasets.files import check_writable
 from datasets.tokenizer import save_tokenizer
 from evaluation import perplexity
 from models.gpt2 import GPT2Model
 from models.hugging_face import save_pretrained
-from models.sonnet_gpt import SonnetGPT
+from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
 from training import fit, load_trained, make_accelerator, print_table, to_device
 
 TASK, BASE = "pretrain", "random weights"
-DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "embedding_dropout_prob")
 EVAL_TOKENS = 8192  # a batch, while measuring
 MOST_LINES = 20  # held-out documents that each get a line in the report
 
@@ -105,26 +104,18 @@ def train(model, batches, measure, settings, run, accelerator):
     return figures
 
 
-def language_model_loss(model, batch):
-    return model(batch["token_ids"], batch["attention_mask"], return_loss=True)
-
-
 class Measure:
     """Losses on the held-out documents: of a model, and of the unigram model that any model should beat."""
 
     def __init__(self, tokens, context, accelerator):
         self.tokens, self.context, self.accelerator = tokens, context, accelerator
 
-    @torch.no_grad()
     def sums(self, model):
         """{document: (summed loss in nats, tokens predicted)}"""
         sums, size = {}, max(1, EVAL_TOKENS // self.context)
         for name, tokens in self.tokens.held_out.items():
-            outcomes = [
-                language_model_loss(model, to_device(batch, self.accelerator.device))
-                for batch in held_out_batches(tokens, self.context, size)
-            ]
-            sums[name] = (sum(loss.item() for loss, _ in outcomes), sum(int(count) for _, count in outcomes))
+            batches = held_out_batches(tokens, self.context, size)
+            sums[name] = summed_loss(model, (to_device(batch, self.accelerator.device) for batch in batches))
         return sums
 
     def total(self, model):

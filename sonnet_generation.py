@@ -29,7 +29,7 @@ from evaluation import (
     score_sonnets,
     sonnet_floors,
 )
-from models.sonnet_gpt import SonnetGPT
+from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
 from modules.tuning import after_step, chosen_methods, default_learning_rate, merge, with_penalties
 from training import fit, load_backbone, load_trained, make_accelerator, print_table, steps_an_epoch, to_device
 
@@ -116,15 +116,10 @@ def train(model, dataset, dev_batches, settings, run, accelerator):
     return fit(model, batches, loss_fn, evaluate, options, run, accelerator, hook)
 
 
-def language_model_loss(model, batch):
-    return model(batch["token_ids"], batch["attention_mask"], return_loss=True)
-
-
-@torch.no_grad()
 def held_out_loss(model, batches, device):
     """Mean loss in nats a token."""
-    outcomes = [language_model_loss(model, to_device(batch, device)) for batch in batches]
-    return sum(loss.item() for loss, _ in outcomes) / sum(int(count) for _, count in outcomes)
+    loss, count = summed_loss(model, (to_device(batch, device) for batch in batches))
+    return loss / count
 
 
 def predict_and_score(gpt2, tokenizer, prompts, gold, training, settings):

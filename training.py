@@ -16,7 +16,7 @@ from accelerate.utils import set_seed
 from tqdm import tqdm
 
 from checkpoint import fingerprint
-from config import UserError
+from config import DROPOUTS, UserError
 from datasets import load_tokenizer
 from models.gpt2 import GPT2Model
 from models.hugging_face import find_model
@@ -67,8 +67,7 @@ def load_backbone(settings, accelerator):
     tokenizer = load_tokenizer(folder)
     overrides = {}
     if settings.model.dropout is not None:
-        names = ("hidden_dropout_prob", "attention_probs_dropout_prob", "embedding_dropout_prob")
-        overrides = dict.fromkeys(names, settings.model.dropout)
+        overrides = dict.fromkeys(DROPOUTS, settings.model.dropout)
     gpt2 = GPT2Model.from_pretrained(str(folder), **overrides)
     if tokenizer.get_vocab_size() > gpt2.config.vocab_size:
         raise UserError(

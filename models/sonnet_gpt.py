@@ -1,5 +1,6 @@
-"""GPT-2 as a language model of sonnets. Legend: B batch, T time, V vocabulary."""
+"""GPT-2 as a language model of sonnets, or of any text. Legend: B batch, T time, V vocabulary."""
 
+import torch
 from torch import nn
 
 from modules.linear_cross_entropy import linear_cross_entropy
@@ -24,3 +25,15 @@ class SonnetGPT(nn.Module):
             hidden_states[:, :-1][predicted], self.gpt.word_embedding.weight, input_ids[:, 1:][predicted]
         )
         return loss, predicted.sum()
+
+
+def language_model_loss(model, batch):
+    """(sum of the losses in nats, number of targets) of a batch: what `training.fit` wants."""
+    return model(batch["token_ids"], batch["attention_mask"], return_loss=True)
+
+
+@torch.no_grad()
+def summed_loss(model, batches):
+    """The same over batches that are on the model's device already, as plain numbers."""
+    outcomes = [language_model_loss(model, batch) for batch in batches]
+    return sum(loss.item() for loss, _ in outcomes), sum(int(count) for _, count in outcomes)

@@ -19,17 +19,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from modules.dropout import Dropout
-from modules.lora import plain_linear, replace_linears
+from modules.lora import TunedLinear, plain_linear, replace_linears
 
 BETA1 = BETA2 = 0.85  # smoothing of importance and uncertainty
 FACTORS = ("lora_A", "lora_E", "lora_B")
 
 
-class AdaLoRALinear(nn.Linear):
+class AdaLoRALinear(TunedLinear):
     def __init__(self, base, rank, alpha, dropout):
-        nn.Module.__init__(self)  # adopts the base's tensors, as LoRALinear does
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight, self.bias = base.weight, base.bias
+        super().__init__(base)
         device = base.bias.device
         self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, device=device).normal_(std=0.02))
         self.lora_E = nn.Parameter(torch.zeros(rank, 1, device=device))
@@ -72,9 +70,6 @@ class AdaLoRALinear(nn.Linear):
         """(r,): one number for every triplet."""
         a, e, b = (getattr(self, f"importance_{name}") * getattr(self, f"uncertainty_{name}") for name in FACTORS)
         return e.squeeze(1) + a.mean(dim=1) + b.mean(dim=0)
-
-    def plain(self):
-        return plain_linear(self.weight, self.bias)
 
     @torch.no_grad()
     def merged(self):

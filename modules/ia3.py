@@ -10,14 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modules.lora import plain_linear, replace_linears
+from modules.lora import TunedLinear, plain_linear, replace_linears
 
 
-class IA3Linear(nn.Linear):
+class IA3Linear(TunedLinear):
     def __init__(self, base, scales_input):
-        nn.Module.__init__(self)  # adopts the base's tensors, as LoRALinear does
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight, self.bias, self.scales_input = base.weight, base.bias, scales_input
+        super().__init__(base)
+        self.scales_input = scales_input
         size = base.in_features if scales_input else base.out_features
         self.ia3_scale = nn.Parameter(torch.ones(size, device=base.weight.device))
 
@@ -29,9 +28,6 @@ class IA3Linear(nn.Linear):
 
     def tuning_parameters(self):
         return [self.ia3_scale]
-
-    def plain(self):
-        return plain_linear(self.weight, self.bias)
 
     @torch.no_grad()
     def merged(self):

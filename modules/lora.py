@@ -6,8 +6,8 @@ s is alpha / r or, rank-stabilised (Kalajdzievski 2023, arXiv 2312.03732), alpha
 starts at zero, so at step 0 the model is the pretrained one; A starts kaiming-uniform with a = sqrt(5), that is
 U(-1/sqrt(in), 1/sqrt(in)), as in the authors' code (the paper says Gaussian).
 
-LoRALinear is an nn.Linear that adopts the very tensors of the one it replaces: the model's own keys do not change, and
-only lora_A and lora_B are new. Trainable parameters: r (in + out) for each adapted linear.
+LoRALinear adopts the tensors of the linear it replaces: the model's own keys do not change, and only lora_A and lora_B
+are new. Trainable parameters: r (in + out) for each adapted linear.
 """
 
 import math
@@ -19,20 +19,30 @@ from torch import nn
 from modules.dropout import Dropout
 
 
-class LoRALinear(nn.Linear):
-    def __init__(self, base, rank, scaling, dropout=0.0, train_bias=False):
+class TunedLinear(nn.Linear):
+    """An nn.Linear that takes over the very tensors of the one it replaces, for a tuning method to build on."""
+
+    def __init__(self, base):
         nn.Module.__init__(self)  # not nn.Linear's, which would allocate a weight of its own
         self.adopt(base)
+
+    def adopt(self, base):
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+
+    def plain(self):
+        """The nn.Linear that this one replaced: the same tensors."""
+        return plain_linear(self.weight, self.bias)
+
+
+class LoRALinear(TunedLinear):
+    def __init__(self, base, rank, scaling, dropout=0.0, train_bias=False):
+        super().__init__(base)
         self.lora_A = nn.Parameter(torch.empty(rank, base.in_features, device=base.bias.device))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, rank, device=base.bias.device))
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         self.lora_dropout = Dropout(dropout)
         self.scaling, self.train_bias = scaling, train_bias
-
-    def adopt(self, base):
-        """Take over the base's tensors."""
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight, self.bias = base.weight, base.bias
 
     def forward(self, x):
         """(..., in) -> (..., out)"""
@@ -46,10 +56,6 @@ class LoRALinear(nn.Linear):
 
     def tuning_parameters(self):
         return [self.lora_A, self.lora_B, *([self.bias] if self.train_bias else [])]
-
-    def plain(self):
-        """The nn.Linear that this one replaced: the same tensors."""
-        return plain_linear(self.weight, self.bias)
 
     @torch.no_grad()
     def merged(self):

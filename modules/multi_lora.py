@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modules.lora import replace_linears
+from modules.lora import TunedLinear, replace_linears
 
 
 class Routing:
@@ -38,12 +38,11 @@ class Routing:
         self.rows = self.rows[rows]
 
 
-class MultiLoRALinear(nn.Linear):
+class MultiLoRALinear(TunedLinear):
     def __init__(self, base, factors, routing):
         """factors: [(A, scaled B) or None], the adapters in the order of the routing."""
-        nn.Module.__init__(self)  # adopts the base's tensors, as LoRALinear does
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight, self.bias, self.routing = base.weight, base.bias, routing
+        super().__init__(base)
+        self.routing = routing
         rank = max(len(pair[0]) for pair in factors if pair is not None)
         stack_a = base.weight.new_zeros(len(factors) + 1, base.in_features, rank)  # entry 0: the base alone
         stack_b = base.weight.new_zeros(len(factors) + 1, rank, base.out_features)

@@ -194,12 +194,7 @@ def merge(gpt2, methods):
     Raises UserError, and changes nothing, if one cannot be folded. Explicit, never a side effect of eval().
     """
     check_mergeable(methods)
-    kept = [
-        (parent, name, child)
-        for parent in gpt2.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, MERGEABLE_LINEARS)
-    ]
+    kept = _replaced_linears(gpt2)
     for parent, name, child in kept:
         setattr(parent, name, child.merged())
     return kept
@@ -217,10 +212,18 @@ def detach(gpt2):
         layer.attention_adapter = layer.ffn_adapter = nn.Identity()
         layer.self_attention.kv_adapter = None
     gpt2.prompt = None
-    for parent in list(gpt2.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, MERGEABLE_LINEARS):
-                setattr(parent, name, child.plain())
+    for parent, name, child in _replaced_linears(gpt2):
+        setattr(parent, name, child.plain())
+
+
+def _replaced_linears(gpt2):
+    """[(parent, name, linear)] of the linears that a method has put in the place of plain ones."""
+    return [
+        (parent, name, child)
+        for parent in gpt2.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, MERGEABLE_LINEARS)
+    ]
 
 
 def count_parameters(model):
