@@ -458,17 +458,75 @@ class PoolingSettings:
         )
 
 
+SAMPLED = ("sample", "mbr", "template")  # the ways of decoding that draw tokens
+
+
 @dataclass
 class DecodingSettings:
-    """decoding"""
+    """decoding: how a sonnet is continued"""
 
-    temperature: float = flag(1.2, "softmax temperature; below 1 safer, above 1 bolder, 0 means greedy")
-    top_p: float = flag(0.9, "nucleus: sample from the smallest set of tokens with this probability mass")
-    top_k: int = flag(0, "sample from the k most probable tokens only; 0 means all")
-    min_p: float = flag(0.0, "strike tokens less probable than this share of the most probable one")
+    decode: str = flag(
+        "sample",
+        "sample: draw every token; greedy: the most probable token; beam: search for the most probable text; mbr: of "
+        "several samples the one most like the others (minimum Bayes risk); template: sample words that fit "
+        "part-of-speech templates of real lines",
+        ("sample", "greedy", "beam", "mbr", "template"),
+    )
+    form: str = flag(
+        "free",
+        "free: the text ends where the model ends it, after line 14 at the latest; sonnet: exactly 14 lines of a sane "
+        "length, and syllables and rhymes are reported",
+        ("free", "sonnet"),
+        requires=("decode", "sample", "greedy", "beam", "mbr"),
+    )
+    temperature: float = flag(
+        1.2, "softmax temperature; below 1 safer, above 1 bolder, 0 means greedy", requires=("decode", *SAMPLED)
+    )
+    top_p: float = flag(
+        0.9,
+        "nucleus: sample from the smallest set of tokens with this probability mass",
+        requires=("decode", *SAMPLED),
+    )
+    top_k: int = flag(0, "sample from the k most probable tokens only; 0 means all", requires=("decode", *SAMPLED))
+    min_p: float = flag(
+        0.0,
+        "strike tokens less probable than this share of the most probable one",
+        requires=("decode", *SAMPLED),
+    )
     repetition_penalty: float = flag(1.0, "divide the logits of tokens that have occurred by this; 1 does nothing")
     no_repeat_ngram: int = flag(0, "never write a sequence of this many tokens twice; 0 allows all")
     max_new_tokens: int = flag(256, "give up on line 14 after this many new tokens")
+    num_samples: int | None = flag(
+        None,
+        "samples a prompt, of which one is kept: the one with the highest mean log-probability or, with --decode mbr, "
+        "the highest mean chrF against the others (default: 1; with mbr 8)",
+        requires=("decode", *SAMPLED),
+    )
+    beams: int = flag(4, "beams a prompt", requires=("decode", "beam"))
+    length_penalty: float = flag(
+        1.0,
+        "a text's log-probability is divided by its length to this power; larger favours longer texts",
+        requires=("decode", "beam"),
+    )
+    early_stopping: str = flag(
+        "false",
+        "end a search when as many texts as beams are finished (true), when none of this length can become better "
+        "(false), or when none of any length can (never)",
+        ("false", "true", "never"),
+        requires=("decode", "beam"),
+    )
+    templates: str | None = flag(
+        None,
+        "file of templates, a line each; by default they are taken from the training sonnets and saved as "
+        "templates.txt in the run folder",
+        requires=("decode", "template"),
+    )
+    template_tags: str = flag(
+        "penn",
+        "how fine the tags are: Penn Treebank's, the universal tag set's 12, or any word",
+        ("penn", "universal", "word"),
+        requires=("decode", "template"),
+    )
 
     def __post_init__(self):
         check(self.temperature >= 0, f"--temperature must be 0 (greedy) or more, got {self.temperature}")
@@ -481,6 +539,15 @@ class DecodingSettings:
         )
         check(self.no_repeat_ngram >= 0, f"--no_repeat_ngram must be 0 (off) or more, got {self.no_repeat_ngram}")
         check(self.max_new_tokens >= 1, f"--max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        least, why = (3, " with --decode mbr, which compares them") if self.decode == "mbr" else (1, "")
+        check(self.samples >= least, f"--num_samples must be at least {least}{why}, got {self.samples}")
+        check(self.beams >= 1, f"--beams must be at least 1, got {self.beams}")
+        check(math.isfinite(self.length_penalty), f"--length_penalty must be a number, got {self.length_penalty}")
+
+    @property
+    def samples(self):
+        """How many samples a prompt gets."""
+        return (8 if self.decode == "mbr" else 1) if self.num_samples is None else self.num_samples
 
 
 @dataclass
@@ -521,6 +588,48 @@ class ParaphraseData:
 
 
 @dataclass
+class AugmentationSettings:
+    """augmentation: more training pairs, made from those there are (never from dev or test)"""
+
+    augment: tuple = flag(
+        (),
+        "eda: a few words of every question replaced, inserted, swapped or left out (Wei & Zou 2019); "
+        "back_translation: every question translated and translated back (Sennrich et al. 2016)",
+        ("eda", "back_translation"),
+    )
+    eda_alpha: float = flag(0.1, "share of a question's words that changes", requires=("augment", "eda"))
+    eda_copies: int = flag(1, "changed copies of every pair", requires=("augment", "eda"))
+    wordnet: str | None = flag(
+        None,
+        "folder of WordNet's files; by default where nltk or Debian's wordnet-base keep them",
+        requires=("augment", "eda"),
+    )
+    bt_forward: str = flag(
+        "Helsinki-NLP/opus-mt-en-fr",
+        "Marian model out of English: a name on the hub, or a folder",
+        requires=("augment", "back_translation"),
+    )
+    bt_backward: str = flag(
+        "Helsinki-NLP/opus-mt-fr-en", "Marian model back into English", requires=("augment", "back_translation")
+    )
+    bt_beams: int = flag(
+        4, "beams of both translations; 1 is several times faster", requires=("augment", "back_translation")
+    )
+    bt_batch_size: int = flag(32, "questions translated at a time", requires=("augment", "back_translation"))
+    bt_cache: str = flag(
+        "runs/back_translations.sqlite",
+        "file that keeps all translations, for the next run and after a stop",
+        requires=("augment", "back_translation"),
+    )
+
+    def __post_init__(self):
+        self.augment = tuple(dict.fromkeys(self.augment))
+        check(0 < self.eda_alpha <= 1, f"--eda_alpha must be in (0, 1], got {self.eda_alpha}")
+        for name in ("eda_copies", "bt_beams", "bt_batch_size"):
+            check(getattr(self, name) >= 1, f"--{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass
 class HeadSettings:
     """answer"""
 
@@ -529,6 +638,14 @@ class HeadSettings:
         'cloze: the logits of "no" and "yes" from the tied embedding, no new parameters; linear: a new two-way layer',
         ("cloze", "linear"),
     )
+    lm_weight: float = flag(
+        0.0,
+        "weight of an auxiliary language-model loss on the prompts, as in Radford et al. (2018, 3.2), who took 0.5; "
+        "steps are slower with it",
+    )
+
+    def __post_init__(self):
+        check(0 <= self.lm_weight < math.inf, f"--lm_weight must be 0 (off) or more, got {self.lm_weight}")
 
 
 @dataclass
@@ -623,6 +740,7 @@ class ParaphraseSettings(TaskSettings):
     """Fine-tune GPT-2 to tell whether two questions ask the same, and write yes (8505) or no (3919) for every pair."""
 
     data: ParaphraseData = field(default_factory=ParaphraseData)
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     head: HeadSettings = field(default_factory=HeadSettings)
     pooling: PoolingSettings = field(default_factory=PoolingSettings)
 

@@ -12,8 +12,7 @@ import torch
 from sacrebleu.metrics import CHRF
 
 from config import NO_TOKEN_ID, YES_TOKEN_ID
-
-PROMPT_LINES, SONNET_LINES = 3, 14
+from datasets.sonnets import SONNET_LINES, head_of, lines_of, tail_of
 
 
 def accuracy(predictions, truths):
@@ -78,21 +77,6 @@ def model_eval_paraphrase(loader, model, device):
 def chrf(hypotheses, references):
     """Corpus chrF (character n-grams up to 6, beta 2), in [0, 100]."""
     return CHRF().corpus_score(hypotheses, [references]).score
-
-
-def lines_of(text):
-    """The lines of a text that are not blank."""
-    return [line for line in text.splitlines() if line.strip()]
-
-
-def head_of(sonnet, lines=PROMPT_LINES):
-    """The first lines of a sonnet: what is given."""
-    return "\n".join(lines_of(sonnet)[:lines])
-
-
-def tail_of(sonnet, lines=PROMPT_LINES):
-    """The sonnet from line 4 on: what is to be written."""
-    return "\n".join(lines_of(sonnet)[lines:])
 
 
 def score_sonnets(generated, gold):

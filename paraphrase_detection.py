@@ -22,6 +22,7 @@ from datasets import (
     ParaphraseDetectionTestDataset,
     load_paraphrase_data,
 )
+from datasets.augmentation import augment, check_augmentation, describe, format_rows
 from datasets.files import check_writable, write_text
 from evaluation import accuracy, answer_token, macro_f1, predict_paraphrase
 from models.paraphrase_gpt import ParaphraseGPT
@@ -38,9 +39,9 @@ def main(settings, given):
     data, predict_only = settings.data, settings.run.checkpoint
     for path in (data.para_dev_out, data.para_test_out):
         check_writable(path)
+    if settings.augmentation.augment and not predict_only:
+        check_augmentation(settings.augmentation)
     train_rows = [] if predict_only else load_paraphrase_data(data.para_train)
-    if data.swap_questions:
-        train_rows += [(second, first, label, identifier) for first, second, label, identifier in train_rows]
     dev_rows = load_paraphrase_data(data.para_dev, split="dev")
     test_rows = load_paraphrase_data(data.para_test, split="test")
 
@@ -54,7 +55,8 @@ def main(settings, given):
     if predict_only:
         figures = load_trained(model, run, accelerator)
     else:
-        dataset = ParaphraseDetectionDataset(train_rows, tokenizer, context)
+        more_rows = broadcast_object_list([more_training_rows(train_rows, settings, run, accelerator)])[0]
+        dataset = ParaphraseDetectionDataset(train_rows + more_rows, tokenizer, context)
         figures = train(model, dataset, dev, settings, run, accelerator)
     if settings.inference.merge:
         merge(gpt2, chosen_methods(settings))
@@ -67,6 +69,20 @@ def main(settings, given):
         figures |= report(dev, answers[data.para_dev_out], data, answers[data.para_test_out])
         print_table("Paraphrase detection", figures)
         run.report({"figures": figures})
+
+
+def more_training_rows(rows, settings, run, accelerator):
+    """What augmentation and --swap_questions add to the training rows; made by the main process alone."""
+    more = []
+    if not accelerator.is_main_process:
+        return more
+    if settings.augmentation.augment:
+        more, counts = augment(rows, settings.augmentation, settings.training.seed, accelerator.device)
+        print(describe(more, counts))
+        write_text(run.folder / "augmented.csv", format_rows(more))
+    if settings.data.swap_questions:
+        more += [(second, first, label, identifier) for first, second, label, identifier in rows + more]
+    return more
 
 
 def train(model, dataset, dev, settings, run, accelerator):

@@ -9,6 +9,7 @@ from config import SonnetSettings, parse_flags, run_script
 if __name__ == "__main__":  # before the heavy imports, so that --help and typing errors answer at once
     FLAGS = run_script(parse_flags, SonnetSettings)
 
+import json
 import random
 
 import torch
@@ -16,19 +17,14 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from checkpoint import open_run
-from config import END_OF_TEXT, UserError, check
+from config import UserError, check
 from datasets import LengthGroupedBatches, SonnetsDataset, load_sonnets
 from datasets.files import check_writable, write_text
-from decoding import generate
-from evaluation import (
-    SONNET_LINES,
-    head_of,
-    lines_of,
-    mean_and_deviation,
-    perplexity,
-    score_sonnets,
-    sonnet_floors,
-)
+from datasets.sonnets import PROMPT_LINES, head_of
+from decoding.form import load_pronouncing, measure_form
+from decoding.template import Lexicon, format_templates, load_tagger, load_templates
+from decoding.writer import SonnetWriter
+from evaluation import mean_and_deviation, perplexity, score_sonnets, sonnet_floors
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
 from modules.tuning import after_step, chosen_methods, default_learning_rate, merge, with_penalties
 from training import fit, load_backbone, load_trained, make_accelerator, print_table, steps_an_epoch, to_device
@@ -44,6 +40,10 @@ def main(settings, given):
     data = settings.data
     for path in (data.sonnet_out, data.sonnet_dev_out):
         check_writable(path)
+    if settings.decoding.decode == "template":
+        load_tagger()  # what is missing is missing now, not after hours of training
+        if settings.decoding.templates:
+            load_templates(settings.decoding.templates)
     training, gold = load_training_and_gold(data, settings.training.seed, required="gold_sonnet_path" in given)
     prompts = load_sonnets(data.held_out_sonnet_path)
     accelerator.print(f"{len(training)} training sonnets, {len(gold)} dev sonnets, {len(prompts)} prompts to complete")
@@ -69,7 +69,8 @@ def main(settings, given):
         if accelerator.mixed_precision == "bf16":
             gpt2.to(torch.bfloat16)  # nothing is trained any more: no weight need be cast at every token
         print_table("Sonnet generation", figures)
-        scores = predict_and_score(gpt2, tokenizer, prompts, gold, training, settings)
+        writer = make_writer(gpt2, tokenizer, training, settings, run)
+        scores = predict_and_score(writer, prompts, gold, training, settings, run)
         run.report({"figures": figures, "scores": scores})
 
 
@@ -122,61 +123,74 @@ def held_out_loss(model, batches, device):
     return loss / count
 
 
-def predict_and_score(gpt2, tokenizer, prompts, gold, training, settings):
+def make_writer(gpt2, tokenizer, training, settings, run):
+    """The SonnetWriter that the settings ask for; for templates, these are read, or taken from the training sonnets."""
+    options, lexicon, templates = settings.decoding, None, None
+    if options.decode == "template":
+        lexicon = Lexicon(training, *load_tagger())
+        templates = lexicon.templates[options.template_tags]
+        if options.templates:
+            templates = load_templates(options.templates)
+        write_text(run.folder / "templates.txt", format_templates(templates))
+        print(f"{sum(templates.values())} lines, {len(templates)} templates: {run.folder / 'templates.txt'}")
+    return SonnetWriter(gpt2, tokenizer, options, settings.inference.eval_batch_size, lexicon, templates)
+
+
+def predict_and_score(writer, prompts, gold, training, settings, run):
     """Write both prediction files and print the scores, which are returned: {row: {figure: (mean, deviation)}}."""
     data, seed = settings.data, settings.training.seed
-    completed = complete(gpt2, tokenizer, prompts, settings, [seed], "writing sonnets")[0]
-    write_text(data.sonnet_out, format_sonnets(completed))
+    with tqdm(desc="writing sonnets", unit="token", disable=None) as bar:
+        candidates = writer.write(prompts, seed, bar.update)
+    write_text(data.sonnet_out, format_sonnets([best.text for best, *_ in candidates]))
+    if len(candidates[0]) > 1:
+        rows = [{"prompt": place, **c._asdict()} for place, group in enumerate(candidates) for c in group]
+        write_text(run.folder / "candidates.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     seeds = range(seed, seed + data.score_seeds)
-    dev = complete(gpt2, tokenizer, [head_of(sonnet) for sonnet in gold], settings, seeds, "scoring on dev")
+    if settings.decoding.decode in ("greedy", "beam"):
+        seeds = [seed]  # nothing is drawn
+    heads = [head_of(sonnet) for sonnet in gold]
+    with tqdm(desc="scoring on dev", unit="token", disable=None) as bar:
+        dev = [[best.text for best, *_ in writer.write(heads, seed, bar.update)] for seed in seeds]
     write_text(data.sonnet_dev_out, format_sonnets(dev[0]))
 
-    rows = {f"model, {len(seeds)} seeds": mean_and_deviation([score_sonnets(texts, gold) for texts in dev])}
+    name = f"model, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
+    rows = {name: mean_and_deviation([score_sonnets(texts, gold) for texts in dev])}
     rows |= {f"floor: {name}": values for name, values in sonnet_floors(gold, training).items()}
-    columns = ("chrF whole", "chrF continuation", "14 lines")
     print(
         f"\nScores on {len(gold)} dev sonnets, mean +- deviation over seeds ({data.sonnet_dev_out}: the first seed's)"
     )
+    print_scores(rows)
+    if settings.decoding.form == "sonnet" or settings.decoding.decode == "template":
+        report_form(rows, name, dev, gold)
+    print(f"\n{data.sonnet_out}: {len(candidates)} sonnets; the first one:\n\n{candidates[0][0].text}")
+    return rows
+
+
+def report_form(rows, name, dev, gold):
+    """Print syllables and rhymes, and add them to the rows."""
+    try:
+        pronouncing = load_pronouncing()
+    except UserError as error:
+        print(f"\n{error}")
+        return
+    measured = [measure_form(texts, PROMPT_LINES, pronouncing) for texts in dev]
+    form = {
+        name: mean_and_deviation(measured),
+        "gold": mean_and_deviation([measure_form(gold, PROMPT_LINES, pronouncing)]),
+    }
+    print("\nForm of lines 4 to 14 (rhymes: of the paired line ends whose words are known)")
+    print_scores(form)
+    for row, values in form.items():
+        rows[row] = rows.get(row, {}) | values
+
+
+def print_scores(rows):
+    """rows: {name: {figure: (mean, deviation)}}; the figures of the first row are the columns."""
+    columns = list(next(iter(rows.values())))
     print(f"{'':<28}" + "".join(f"{column:>20}" for column in columns))
     for name, values in rows.items():
         cells = ["{:.2f} +- {:.2f}".format(*values[column]) if column in values else "-" for column in columns]
         print(f"{name:<28}" + "".join(f"{cell:>20}" for cell in cells))
-    print(f"\n{data.sonnet_out}: {len(completed)} sonnets; the first one:\n\n{completed[0]}")
-    return rows
-
-
-def complete(gpt2, tokenizer, prompts, settings, seeds, description):
-    """The prompts' completed sonnets, once for each seed: a list of lists of strings."""
-    prompt_ids = [tokenizer.encode(f"{prompt}\n").ids for prompt in prompts]  # a new line: line 4 begins
-    lines_to_write = [SONNET_LINES - len(lines_of(prompt)) for prompt in prompts]
-    newline_tokens, size, results = {}, settings.inference.eval_batch_size, []
-
-    def continued(rows, seed, bar):
-        def stop(index, ids):
-            if ids[-1] not in newline_tokens:
-                newline_tokens[ids[-1]] = "\n" in tokenizer.decode([ids[-1]])
-            return newline_tokens[ids[-1]] and complete_lines(tokenizer.decode(ids)) >= lines_to_write[rows[index]]
-
-        end = tokenizer.token_to_id(END_OF_TEXT)
-        chosen = [prompt_ids[row] for row in rows]
-        new_ids = generate(gpt2, chosen, settings.decoding, seed, end, stop, rows=rows, progress=bar.update)
-        return [tidy(f"{prompts[row]}\n{tokenizer.decode(ids)}") for row, ids in zip(rows, new_ids, strict=True)]
-
-    with tqdm(desc=description, unit="token", disable=None) as bar:
-        for seed in seeds:
-            chunks = [range(i, min(i + size, len(prompts))) for i in range(0, len(prompts), size)]
-            results.append([text for rows in chunks for text in continued(rows, seed, bar)])
-    return results
-
-
-def complete_lines(text):
-    """How many lines of the text are not blank and ended by a new line."""
-    return len(lines_of(text[: text.rindex("\n")])) if "\n" in text else 0
-
-
-def tidy(text):
-    """At most 14 lines, none blank, no white space at their ends."""
-    return "\n".join(line.rstrip() for line in lines_of(text)[:SONNET_LINES])
 
 
 def format_sonnets(sonnets):

@@ -6,6 +6,8 @@ from config import END_OF_TEXT, UserError
 from datasets.batching import pad
 from datasets.files import read_text
 
+PROMPT_LINES, SONNET_LINES = 3, 14
+
 
 def load_sonnets(path):
     """The sonnets of a file as strings; header and numbers dropped, line ends "\\n". Raises UserError."""
@@ -47,3 +49,18 @@ class SonnetsDataset:
         """-> {"token_ids", "attention_mask"}: (B, T) long; "sent_ids": the sonnets' places in the file."""
         input_ids, attention_mask = pad([row for _, row in items], self.end_of_text)
         return {"token_ids": input_ids, "attention_mask": attention_mask, "sent_ids": [index for index, _ in items]}
+
+
+def lines_of(text):
+    """The lines of a text that are not blank."""
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def head_of(sonnet, lines=PROMPT_LINES):
+    """The first lines of a sonnet: what is given."""
+    return "\n".join(lines_of(sonnet)[:lines])
+
+
+def tail_of(sonnet, lines=PROMPT_LINES):
+    """The sonnet from line 4 on: what is to be written."""
+    return "\n".join(lines_of(sonnet)[lines:])

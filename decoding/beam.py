@@ -6,137 +6,185 @@ transformers.
 
 Of 2K candidates the K best are looked at for ends and the K best that do not end go on, so that ends never starve the
 search. The cache is filled once for every prompt; afterwards a beam keeps its row where it can, and only the rows of
-beams that came from elsewhere are copied, from the end of the prompt on.
+beams that came from elsewhere are copied, from the end of the prompt on. Prompts whose search is over leave the batch.
 
 Legend: K beams, V vocabulary, n new tokens.
 """
 
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 
 from config import UserError
 from datasets.batching import pad
+from decoding.constraint import constrain
 from decoding.filters import filter_logits, needs_history
 from decoding.generation import next_token_logits
 from modules.kv_cache import KVCache
 
 
+class Beam(NamedTuple):
+    """A running continuation."""
+
+    score: float  # the sum of its log-probabilities
+    ids: list  # its new tokens
+    state: Any  # its constraint's
+    row: int  # of the cache
+
+
 @dataclass
 class Search:
-    """One prompt's search: `running` and `finished` are (score, new ids) pairs, best first; `rows` the cache's rows."""
+    """One prompt's search. finished: (score, new ids), best first; slots: the cache rows that are its own."""
 
+    index: int
     prompt: list
-    rows: list
-    running: list = field(default_factory=lambda: [(0.0, [])])
+    slots: list
+    running: list
     finished: list = field(default_factory=list)
     closed: bool = False
 
 
-@torch.no_grad()
-def beam_search(gpt2, prompts, settings, beams, length_penalty=1.0, early_stopping=False, end_of_text=None, stop=None):
-    """The `beams` best continuations of every prompt: lists of (new ids, score), best first, end-of-text left out.
+class Rules(NamedTuple):
+    """What all searches of a call share."""
 
-    prompts: lists of token ids. settings: DecodingSettings (max_new_tokens, and the filters that look at the text so
-    far; temperature and top-p mean nothing here). early_stopping: True ends a prompt's search with its K-th finished
-    text; False when the best running beam, divided by its length now, is no better than the worst finished one; "never"
-    only when it could not become better. stop(index, ids): as in `generate`. Raises UserError if a prompt fills the
-    context.
+    settings: Any
+    limit: int
+    end_of_text: int | None
+    stop: Any
+    constraint: Any
+
+
+@torch.no_grad()
+def beam_search(gpt2, prompts, settings, end_of_text=None, stop=None, progress=None, constraint=None):
+    """The K best continuations of every prompt: lists of (new ids, score), best first, end-of-text left out.
+
+    prompts: lists of token ids. settings: DecodingSettings: beams (K), length_penalty, max_new_tokens, the filters that
+    look at the text so far (temperature and top-p mean nothing here), and early_stopping: "true" ends a prompt's search
+    with its K-th finished text; "false" when the best running beam, divided by its length now, is no better than the
+    worst finished one; "never" only when it could not become better. stop(index, ids), progress, constraint: as in
+    `generate`; what a constraint forbids is struck, the probabilities of the rest stay what they were. Raises UserError
+    if a prompt fills the context.
     """
-    longest, context = max(map(len, prompts)), gpt2.context
+    longest, context, beams = max(map(len, prompts)), gpt2.context, settings.beams
     if longest >= context:
         raise UserError(f"a prompt of {longest} tokens leaves no room in the model's context of {context}: shorten it")
-    limit = min(settings.max_new_tokens, context - longest)
+    rules = Rules(settings, min(settings.max_new_tokens, context - longest), end_of_text, stop, constraint)
     device = gpt2.word_embedding.weight.device
     virtual = gpt2.config.max_position_embeddings - context
     input_ids, mask = (x.to(device) for x in pad(prompts, pad_id=0, side="left"))
-    cache = KVCache(gpt2.config, len(prompts), longest + limit + virtual, gpt2.dtype, device)
-    searches = [Search(prompt, [row]) for row, prompt in enumerate(prompts)]
+    cache = KVCache(gpt2.config, len(prompts), longest + rules.limit + virtual, gpt2.dtype, device)
     logits = next_token_logits(gpt2, gpt2(input_ids, mask, cache)["last_hidden_state"][:, -1])
     prompt_end = cache.length
-    first_rows = torch.arange(len(prompts), device=device).repeat_interleave(beams)
-    cache.select(first_rows)
-    mask = mask[first_rows]
-
-    for length in range(1, limit + 1):
-        candidates = [_candidates(search, logits, settings, beams) for search in searches]
+    rows = torch.arange(len(prompts), device=device).repeat_interleave(beams)
+    cache.select(rows)
+    mask, logits = mask[rows], logits[rows]
+    searches = [_start(rules, index, prompt) for index, prompt in enumerate(prompts)]
+    active = searches  # those whose rows are in the batch
+    for length in range(1, rules.limit + 1):
+        still_open = [search for search in active if not search.closed]
         moves = []
-        for index, (search, options) in enumerate(zip(searches, candidates, strict=True)):
-            slots = range(index * beams, (index + 1) * beams)
-            if not search.closed:
-                _advance(
-                    search, options, index, length, limit, beams, length_penalty, early_stopping, end_of_text, stop
-                )
-                moves += _assign_rows(search, slots, first=length == 1)
-        if length == limit or all(search.closed for search in searches):
+        for search, candidates in zip(still_open, _candidates(rules, still_open, logits), strict=True):
+            running = _advance(rules, search, candidates, length)
+            moves += _assign_rows(search, running)
+            search.closed = _is_over(rules, search, length)
+        still_open = [search for search in still_open if not search.closed]
+        if progress is not None:
+            progress(sum(len(search.running) for search in still_open))
+        if not still_open or length == rules.limit:
             break
         if moves:
             cache.move(*(torch.tensor(part, device=device) for part in zip(*moves, strict=True)), prompt_end)
-        tokens = torch.zeros(len(prompts) * beams, 1, dtype=torch.long, device=device)
-        for search in searches:
-            for row, (_, ids) in zip(search.rows, search.running, strict=True):
-                tokens[row] = ids[-1]
+        if 4 * len(still_open) <= 3 * len(active):  # dropping rows moves the cache: when a quarter of them are idle
+            rows = torch.tensor([slot for search in still_open for slot in search.slots], device=device)
+            cache.select(rows)
+            mask, active = mask[rows], still_open
+            for place, search in enumerate(active):
+                _renumber(search, place * beams)
+        tokens = torch.zeros(len(mask), 1, dtype=torch.long)
+        for search in still_open:
+            for beam in search.running:
+                tokens[beam.row] = beam.ids[-1]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        logits = next_token_logits(gpt2, gpt2(tokens, mask, cache)["last_hidden_state"][:, -1])
+        logits = next_token_logits(gpt2, gpt2(tokens.to(device), mask, cache)["last_hidden_state"][:, -1])
     return [[(ids, score) for score, ids in search.finished] for search in searches]
 
 
-def _candidates(search, logits, settings, beams):
-    """The 2K best next steps of a prompt: [(score, place of the beam, token)], best first."""
-    if search.closed:
-        return []
-    log_probabilities = logits[search.rows].float().log_softmax(dim=-1)
-    if needs_history(settings):
-        histories = [search.prompt + ids for _, ids in search.running]
-        log_probabilities = filter_logits(log_probabilities, histories, settings)
-    scores = torch.tensor([score for score, _ in search.running], device=logits.device)
-    totals = (log_probabilities + scores[:, None]).flatten()
-    best = totals.topk(min(2 * beams, len(totals)))
-    size = logits.size(-1)
-    return [
-        (score, place // size, place % size)
-        for score, place in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        if score > float("-inf")
-    ]
+def _start(rules, index, prompt):
+    beams = rules.settings.beams
+    state = rules.constraint.start(index, rules.limit) if rules.constraint is not None else None
+    return Search(index, prompt, list(range(index * beams, (index + 1) * beams)), [Beam(0.0, [], state, index * beams)])
 
 
-def _advance(search, options, index, length, limit, beams, length_penalty, early_stopping, end_of_text, stop):
-    """Sort a prompt's candidates into finished and running ones; `running` then has their parents' rows in `rows`."""
-    full, running, parents = len(search.finished) == beams, [], []
-    for place, (score, parent, token) in enumerate(options):
-        ids = [*search.running[parent][1], token]
-        if token == end_of_text or length == limit or (stop is not None and stop(index, ids)):
-            if place < beams and not (full and early_stopping is True):
-                text = ids[:-1] if token == end_of_text else ids
-                search.finished.append((score / length**length_penalty, text))
-        elif len(running) < beams:
-            running.append((score, ids))
-            parents.append(search.rows[parent])
-    search.finished = sorted(search.finished, key=lambda pair: -pair[0])[:beams]
-    search.running, search.rows = running, parents
-    if not running:
-        search.closed = True
-    elif len(search.finished) == beams:
-        hoped_for = limit if early_stopping == "never" and length_penalty > 0 else length
-        could_be = running[0][0] / hoped_for**length_penalty
-        search.closed = early_stopping is True or not could_be > search.finished[-1][0]
+def _candidates(rules, searches, logits):
+    """For every search its 2K best next steps: [(score, parent, token)], best first; parent is a place in `running`."""
+    everyone = [(search, beam) for search in searches for beam in search.running]
+    raw = logits[[beam.row for _, beam in everyone]].float().log_softmax(dim=-1)
+    scores = raw
+    if needs_history(rules.settings):
+        scores = filter_logits(raw, [search.prompt + beam.ids for search, beam in everyone], rules.settings)
+    if rules.constraint is not None:
+        scores = constrain(scores, rules.constraint, [beam.state for _, beam in everyone], raw)
+    scores = scores + torch.tensor([[beam.score] for _, beam in everyone], device=scores.device)
+    size, found, row = scores.size(-1), [], 0
+    for search in searches:
+        mine = scores[row : row + len(search.running)].flatten()
+        row += len(search.running)
+        best = mine.topk(min(2 * rules.settings.beams, len(mine)))
+        pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        found.append([(score, place // size, place % size) for score, place in pairs if score > float("-inf")])
+    return found
 
 
-def _assign_rows(search, slots, first):
+def _advance(rules, search, candidates, length):
+    """Sort the candidates: ended ones into `finished`; the K best others are returned, in their parents' rows."""
+    settings, constraint = rules.settings, rules.constraint
+    full, running = len(search.finished) == settings.beams, []
+    for place, (score, parent, token) in enumerate(candidates):
+        ids = [*search.running[parent].ids, token]
+        state = constraint.advance(search.running[parent].state, token) if constraint is not None else None
+        ended = (
+            token == rules.end_of_text or length == rules.limit or (constraint is not None and constraint.done(state))
+        )
+        if ended or (rules.stop is not None and rules.stop(search.index, ids)):
+            if place < settings.beams and not (full and settings.early_stopping == "true"):
+                text = ids[:-1] if token == rules.end_of_text else ids
+                search.finished.append((score / length**settings.length_penalty, text))
+        elif len(running) < settings.beams:
+            running.append(Beam(score, ids, state, search.running[parent].row))
+    search.finished = sorted(search.finished, key=lambda pair: -pair[0])[: settings.beams]
+    return running
+
+
+def _is_over(rules, search, length):
+    settings = rules.settings
+    if not search.running:
+        return True
+    if len(search.finished) < settings.beams:
+        return False
+    hoped_for = rules.limit if settings.early_stopping == "never" and settings.length_penalty > 0 else length
+    could_be = search.running[0].score / hoped_for**settings.length_penalty
+    return settings.early_stopping == "true" or not could_be > search.finished[-1][0]
+
+
+def _assign_rows(search, running):
     """Give every running beam a row of the cache: its parent's, for one child each, or a free one. Returns the moves.
 
-    first: all rows of the prompt are still alike, so that nothing need be moved.
+    After the prompt all its rows are alike, and nothing need be moved.
     """
-    if first:
-        search.rows = list(slots)[: len(search.running)]
-        return []
-    parents, rows, moves = search.rows, [], []
-    free = [slot for slot in slots if slot not in parents]
-    for place, parent in enumerate(parents):
-        if parent not in parents[:place]:
-            rows.append(parent)
-        else:
-            rows.append(free.pop())
-            moves.append((parent, rows[-1]))
-    search.rows = rows
+    first = not search.running[0].ids
+    free = [slot for slot in search.slots if slot not in {beam.row for beam in running}]
+    taken, moves, search.running = set(), [], []
+    for beam in running:
+        row = beam.row if beam.row not in taken else free.pop()
+        if row != beam.row and not first:
+            moves.append((beam.row, row))
+        taken.add(row)
+        search.running.append(beam._replace(row=row))
     return moves
+
+
+def _renumber(search, first_row):
+    """Its rows are now those from first_row on, in the order of its slots."""
+    search.running = [beam._replace(row=first_row + search.slots.index(beam.row)) for beam in search.running]
+    search.slots = list(range(first_row, first_row + len(search.slots)))

@@ -10,6 +10,7 @@ import torch
 
 from config import UserError
 from datasets.batching import pad
+from decoding.constraint import constrain
 from decoding.filters import filter_logits, needs_history
 from decoding.sampling import row_streams, sample
 from modules.kv_cache import KVCache
@@ -26,7 +27,18 @@ def next_token_logits(gpt2, hidden_states):
 
 
 @torch.no_grad()
-def generate(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, rows=None, progress=None, on_select=None):
+def generate(
+    gpt2,
+    prompts,
+    settings,
+    seed=0,
+    end_of_text=None,
+    stop=None,
+    rows=None,
+    progress=None,
+    on_select=None,
+    constraint=None,
+):
     """Continue every prompt; returns the new token ids of each, a list of lists, end-of-text not included.
 
     prompts: lists of token ids, none empty, continued as one left-padded batch. settings: DecodingSettings.
@@ -34,6 +46,7 @@ def generate(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, rows=
     each token; True ends the text.
     rows: numbers of the rows in the random streams, 0, 1, ... by default. progress: called with the number of new
     tokens after each step. on_select(rows): called when finished texts are dropped, with the batch rows that stay.
+    constraint: what may come where (see decoding/constraint.py); its end is the text's end, too.
     Raises UserError if the longest prompt leaves no room in the model's context.
     """
     longest, context = max(map(len, prompts)), gpt2.context
@@ -48,12 +61,16 @@ def generate(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, rows=
     capacity = longest + new_tokens + gpt2.config.max_position_embeddings - context  # room for virtual tokens, too
     cache = KVCache(gpt2.config, len(prompts), capacity, gpt2.dtype, weight.device)
     active = list(range(len(prompts)))  # the prompt behind each row of the batch
+    states = [constraint.start(index, new_tokens) for index in active] if constraint is not None else None
     finished = set()
     for step in range(new_tokens):
         hidden = gpt2(input_ids, mask, cache)["last_hidden_state"][:, -1]
         logits = next_token_logits(gpt2, hidden)
+        raw = logits
         if needs_history(settings):
             logits = filter_logits(logits, [prompts[index] + outputs[index] for index in active], settings)
+        if constraint is not None:
+            logits = constrain(logits, constraint, [states[i] if i not in finished else None for i in active], raw)
         drawn = sample(logits, [streams[index] for index in active], settings)
         written = 0
         for index, token in zip(active, drawn.tolist(), strict=True):
@@ -62,7 +79,13 @@ def generate(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, rows=
             if token != end_of_text:
                 outputs[index].append(token)
                 written += 1
-            if token == end_of_text or (stop is not None and stop(index, outputs[index])):
+            if constraint is not None:
+                states[index] = constraint.advance(states[index], token)
+            if (
+                token == end_of_text
+                or (stop is not None and stop(index, outputs[index]))
+                or (constraint is not None and constraint.done(states[index]))
+            ):
                 finished.add(index)
         if progress is not None:
             progress(written)

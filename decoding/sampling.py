@@ -15,6 +15,8 @@ Legend: B rows in the batch, V vocabulary.
 
 import torch
 
+from config import UserError
+
 
 def row_streams(seed, rows):
     """One torch.Generator for each row number."""
@@ -56,6 +58,8 @@ def sample_nucleus(probabilities, streams, top_p, min_p=0.0):
             [torch.rand((), dtype=torch.float64, generator=streams[row]) for row in pending.tolist()]
         )
         cumulative = remaining.cumsum(dim=-1)
+        if not (cumulative[:, -1] > 0).all():  # NaN, too; else this loop would never end
+            raise UserError("the model's probabilities are not finite: its weights are damaged, or training diverged")
         target = uniforms.to(cumulative.device, cumulative.dtype)[:, None] * cumulative[:, -1:]
         drawn = torch.searchsorted(cumulative, target, right=True).clamp(max=cumulative.size(-1) - 1)
         level = remaining.gather(-1, drawn)

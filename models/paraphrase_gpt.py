@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from config import NO_TOKEN_ID, YES_TOKEN_ID, HeadSettings, PoolingSettings, UserError
+from modules.linear_cross_entropy import next_token_loss
 from modules.pooling import make_pooling
 
 ANSWER_TOKEN_IDS = (NO_TOKEN_ID, YES_TOKEN_ID)  # class 0 is "no", class 1 is "yes"
@@ -28,6 +29,7 @@ class ParaphraseGPT(nn.Module):
                 f"the model's vocabulary has {gpt2.config.vocab_size} tokens; the answers are tokens {ANSWER_TOKEN_IDS}"
             )
         self.gpt = gpt2
+        self.lm_weight = head.lm_weight
         self.pooling = make_pooling(width, pooling)
         self.head = None
         if head.head == "linear":
@@ -44,13 +46,19 @@ class ParaphraseGPT(nn.Module):
         """Logits (B, 2) of "no" and "yes" or, given labels (B,) of 0 and 1, (loss, count).
 
         vocabulary_logits: (B, V) instead, -inf but at tokens 3919 and 8505, so that argmax gives the answer's token id.
-        loss: the sum of the cross entropies in nats (plus B times the pooling's penalty); count: B.
+        loss: the sum of the cross entropies in nats, plus B times the pooling's penalty and B times lm_weight times the
+        mean language-model loss of the prompts' tokens (Radford et al. 2018, 3.2); count: B.
         """
         hidden_states = self.gpt(input_ids, attention_mask)["last_hidden_state"]
         pooled, penalty = self.pooling(hidden_states, attention_mask)
         logits = self.head(pooled) if self.head is not None else F.linear(pooled, self._answer_embeddings())
         if labels is not None:
-            return F.cross_entropy(logits.float(), labels, reduction="sum") + len(labels) * penalty, len(labels)
+            loss = F.cross_entropy(logits.float(), labels, reduction="sum") + len(labels) * penalty
+            if self.lm_weight:
+                embedding = self.gpt.word_embedding.weight
+                lm_loss, tokens = next_token_loss(hidden_states, embedding, input_ids, attention_mask)
+                loss = loss + len(labels) * self.lm_weight * lm_loss / tokens
+            return loss, len(labels)
         if vocabulary_logits:
             everywhere = logits.new_full((len(logits), self.gpt.config.vocab_size), float("-inf"))
             return everywhere.index_copy(1, self.answer_ids, logits)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from modules.linear_cross_entropy import linear_cross_entropy
+from modules.linear_cross_entropy import next_token_loss
 
 
 class SonnetGPT(nn.Module):
@@ -20,11 +20,7 @@ class SonnetGPT(nn.Module):
         hidden_states = self.gpt(input_ids, attention_mask)["last_hidden_state"]
         if not return_loss:
             return self.gpt.hidden_state_to_token(hidden_states)
-        predicted = (attention_mask[:, 1:] * attention_mask[:, :-1]).bool()  # both the token and its context are real
-        loss = linear_cross_entropy(
-            hidden_states[:, :-1][predicted], self.gpt.word_embedding.weight, input_ids[:, 1:][predicted]
-        )
-        return loss, predicted.sum()
+        return next_token_loss(hidden_states, self.gpt.word_embedding.weight, input_ids, attention_mask)
 
 
 def language_model_loss(model, batch):

@@ -63,3 +63,16 @@ def linear_cross_entropy(hidden_states, weight, targets):
     hidden_states: (N, D). weight: (V, D). targets: (N,) token ids. Differentiable once, in hidden_states and weight.
     """
     return _LinearCrossEntropy.apply(hidden_states, weight, targets)
+
+
+def next_token_loss(hidden_states, embedding, input_ids, attention_mask):
+    """A causal language model's loss with a tied head: (the sum of -log p over the tokens in nats, their number).
+
+    hidden_states: (B, T, D); embedding: (V, D); input_ids, attention_mask: (B, T). Every real token but the first of
+    its row is a target.
+    """
+    predicted = (attention_mask[:, 1:] * attention_mask[:, :-1]).bool()  # both the token and its context are real
+    return (
+        linear_cross_entropy(hidden_states[:, :-1][predicted], embedding, input_ids[:, 1:][predicted]),
+        predicted.sum(),
+    )

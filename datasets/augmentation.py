@@ -1,0 +1,97 @@
+"""More training pairs from those there are: every question said in another way, the label kept.
+
+A pair is only used if both of its questions have changed (back-translation), or one of them at least (EDA).
+"""
+
+import csv
+import io
+import random
+import re
+from collections import Counter
+
+from datasets.paraphrase import preprocess_string
+
+
+def augment(rows, settings, seed, device="cpu"):
+    """(new rows, counts) for training rows (sentence1, sentence2, label, id).
+
+    settings: AugmentationSettings. counts: {method: {"made": n, "dropped": n}}. The same seed gives the same rows.
+    Raises UserError where a package, WordNet or a model is missing.
+    """
+    new_rows, counts = [], {}
+    for method in settings.augment:
+        made, dropped = METHODS[method](rows, settings, seed, device)
+        new_rows += made
+        counts[method] = {"made": len(made), "dropped": dropped}
+    return new_rows, counts
+
+
+def check_augmentation(settings):
+    """Raise UserError now for what `augment` would miss later."""
+    if "eda" in settings.augment:
+        from datasets.eda import load_synonyms
+
+        load_synonyms(settings.wordnet)
+
+
+def by_eda(rows, settings, seed, device):
+    from datasets.eda import change, load_synonyms
+
+    synonyms, made, dropped = load_synonyms(settings.wordnet), [], 0
+    for first, second, label, identifier in rows:
+        for copy in range(1, settings.eda_copies + 1):
+            draw = random.Random(f"{seed}-{identifier}-{copy}")
+            pair = tuple(change(text, settings.eda_alpha, draw, synonyms) for text in (first, second))
+            if pair == (first, second):
+                dropped += 1
+            else:
+                made.append((*pair, label, f"{identifier}-eda{copy}"))
+    return made, dropped
+
+
+def by_back_translation(rows, settings, seed, device):
+    from datasets.back_translation import MarianTranslator, TranslationCache, back_translate
+
+    cache = TranslationCache(settings.bt_cache)
+    forward, backward = (
+        MarianTranslator(name, device, settings.bt_beams) for name in (settings.bt_forward, settings.bt_backward)
+    )
+    texts = [natural(text) for row in rows for text in row[:2]]
+    back = back_translate(texts, forward, backward, cache, settings.bt_batch_size)
+    made, dropped = [], 0
+    for first, second, label, identifier in rows:
+        pair = [preprocess_string(back[natural(text)]) for text in (first, second)]
+        if all(differs(new, old) for new, old in zip(pair, (first, second), strict=True)):
+            made.append((*pair, label, f"{identifier}-bt"))
+        else:
+            dropped += 1
+    return made, dropped
+
+
+METHODS = {"eda": by_eda, "back_translation": by_back_translation}
+
+
+def natural(text):
+    """The cleaned text as people write it, which is what translators know: no space before marks."""
+    return re.sub(r" ([.?,'])", r"\1", text)
+
+
+def differs(new, old):
+    """Whether a text is not empty and, case and space aside, not the other one."""
+    return bool(new.strip()) and "".join(new.lower().split()) != "".join(old.lower().split())
+
+
+def format_rows(rows):
+    """The text of a file with these rows in the course's format."""
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(["id", "sentence1", "sentence2", "is_duplicate"])
+    writer.writerows((identifier, first, second, float(label)) for first, second, label, identifier in rows)
+    return text.getvalue()
+
+
+def describe(rows, counts):
+    """One line for each method."""
+    labels = Counter(row[2] for row in rows)
+    lines = [f"augmentation, {name}: {c['made']} pairs made, {c['dropped']} dropped" for name, c in counts.items()]
+    return "\n".join([*lines, f"augmentation: {len(rows)} more training pairs, {labels[1]} of them paraphrases"])

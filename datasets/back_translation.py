@@ -1,0 +1,139 @@
+"""Back-translation (Sennrich, Haddow & Birch 2016, arXiv 1511.06709): a text into another language and back again.
+
+The translators are Marian models (Junczys-Dowmunt et al. 2018), loaded by transformers from the hub or from folders.
+What has been translated is kept in a SQLite file, keyed by text and model, and written after every batch: a run that is
+stopped goes on where it was, and the next run asks no model at all.
+"""
+
+import hashlib
+import sqlite3
+from pathlib import Path
+
+from tqdm import tqdm
+
+from config import UserError
+
+LONGEST = 256  # tokens of a translation
+TOKENIZER_FILES = ("source.spm", "target.spm", "vocab.json")
+
+
+class TranslationCache:
+    """Translations on disk. path: the SQLite file, made if need be. Raises UserError."""
+
+    def __init__(self, path):
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            self.file = sqlite3.connect(path, timeout=60)
+            self.file.execute(
+                "CREATE TABLE IF NOT EXISTS translations (model TEXT, source TEXT, translation TEXT, "
+                "PRIMARY KEY (model, source)) WITHOUT ROWID"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(
+                f"the cache {path} cannot be opened ({error}): choose another place, or remove it"
+            ) from error
+        self.path = path
+
+    def known(self, model):
+        """{source: translation} of a model."""
+        rows = self.file.execute("SELECT source, translation FROM translations WHERE model = ?", (model,))
+        return dict(rows.fetchall())
+
+    def add(self, model, translations):
+        """Keep {source: translation}, all or nothing."""
+        rows = [(model, source, translation) for source, translation in translations.items()]
+        try:
+            with self.file:
+                self.file.executemany("INSERT OR REPLACE INTO translations VALUES (?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            raise UserError(f"cannot write {self.path} ({error}): make room; what was translated is kept") from error
+
+
+class MarianTranslator:
+    """model: a folder, or a name on the hub. Loaded when first used. Raises UserError."""
+
+    def __init__(self, model, device="cpu", beams=4):
+        self.name, self.device, self.beams = model, device, beams
+        self.folder = self._find()
+        self.key = f"{_fingerprint(self.folder)}-beams{beams}"
+        self.model = None
+
+    def _find(self):
+        if Path(self.name).is_dir():
+            return Path(self.name)
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+        files = ["*.json", "*.spm", "model.safetensors", "pytorch_model.bin"]
+        try:
+            return Path(snapshot_download(self.name, allow_patterns=files))
+        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+            raise UserError(
+                f"the translation model {self.name} cannot be had ({type(error).__name__}): check the name and the "
+                "network, or give a folder"
+            ) from error
+
+    def translate(self, texts):
+        """The translations of a list of texts, as one batch."""
+        import torch
+
+        if self.model is None:
+            self._load()
+        batch = self.tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True).to(self.device)
+        with torch.no_grad():
+            ids = self.model.generate(**batch, num_beams=self.beams, do_sample=False, max_length=LONGEST)
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def _load(self):
+        try:
+            from transformers import MarianMTModel, MarianTokenizer, logging
+        except ImportError as error:
+            raise UserError(
+                "--augment back_translation needs transformers and sentencepiece: pip install -r requirements-extra.txt"
+            ) from error
+        logging.set_verbosity_error()
+        missing = [name for name in TOKENIZER_FILES if not (self.folder / name).is_file()]
+        if missing:
+            raise UserError(f"{self.name} is no Marian translation model ({missing[0]} is missing): give another")
+        try:
+            self.tokenizer = MarianTokenizer.from_pretrained(self.folder)
+            self.model = MarianMTModel.from_pretrained(self.folder).to(self.device).eval()
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise UserError(f"{self.name} is no Marian translation model ({error}): give another") from error
+
+
+def _fingerprint(folder):
+    """16 hex digits over the files that make the model."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix in (".json", ".spm", ".safetensors", ".bin"):
+            digest.update(path.name.encode())
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def translate_all(texts, translator, cache, batch_size):
+    """{text: translation} of every text; only those that the cache lacks are translated.
+
+    The batches (of similar length, the longest first) depend on the texts alone, and the cache takes whole batches: a
+    run that was stopped makes the same ones as a run that was not.
+    """
+    known = cache.known(translator.key)
+    order = sorted(set(texts), key=lambda text: (-len(text), text))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    missing = [batch for batch in batches if not all(text in known for text in batch)]
+    with tqdm(total=sum(map(len, missing)), desc=f"translating, {translator.name}", unit="text", disable=None) as bar:
+        for batch in missing:
+            translations = dict(zip(batch, translator.translate(batch), strict=True))
+            cache.add(translator.key, translations)
+            known |= translations
+            bar.update(len(batch))
+    return {text: known[text] for text in order}
+
+
+def back_translate(texts, forward, backward, cache, batch_size=32):
+    """{text: the text there and back}. forward, backward: MarianTranslators; cache: a TranslationCache."""
+    there = translate_all(texts, forward, cache, batch_size)
+    back = translate_all([text for text in there.values() if text], backward, cache, batch_size)
+    return {text: back.get(there[text], "") for text in there}

@@ -1,0 +1,140 @@
+"""From sonnet prompts to whole sonnets, with any of the decoders."""
+
+import dataclasses
+from typing import NamedTuple
+
+from config import END_OF_TEXT
+from datasets.sonnets import SONNET_LINES, lines_of
+from decoding.beam import beam_search
+from decoding.form import SonnetForm
+from decoding.generation import generate
+from decoding.reranking import mean_chrf_against_others, mean_log_probabilities
+from decoding.template import TemplateConstraint
+
+
+class Candidate(NamedTuple):
+    """A whole sonnet. score: what it was chosen by (mean log-probability, beam score or mean chrF), if by anything."""
+
+    text: str
+    score: float | None
+
+
+class SonnetWriter:
+    """Completes prompts (sonnets without their last lines).
+
+    settings: DecodingSettings. batch_size: rows at a time. lexicon and templates: for settings.decode == "template",
+    a decoding.template.Lexicon and {template: weight}.
+    """
+
+    def __init__(self, gpt2, tokenizer, settings, batch_size, lexicon=None, templates=None):
+        self.gpt2, self.tokenizer, self.batch_size = gpt2, tokenizer, batch_size
+        self.settings = dataclasses.replace(settings, temperature=0.0) if settings.decode == "greedy" else settings
+        self.lexicon, self.templates = lexicon, templates
+        self.end_of_text = tokenizer.token_to_id(END_OF_TEXT)
+        self.newline_tokens = {}  # token: whether its text holds a new line
+
+    def write(self, prompts, seed, progress=None):
+        """For every prompt its candidates, the best first: a list of lists of Candidates.
+
+        progress: called with the number of new tokens after each step.
+        """
+        if self.settings.decode == "beam":
+            return self._beams(prompts, progress)
+        samples = self.settings.samples
+        rows = [(place, place * samples + number) for place in range(len(prompts)) for number in range(samples)]
+        written = []
+        for start in range(0, len(rows), self.batch_size):
+            places, streams = zip(*rows[start : start + self.batch_size], strict=True)
+            chosen = [prompts[place] for place in places]
+            ids = [self._encode(prompt) for prompt in chosen]
+            new_ids = generate(
+                self.gpt2,
+                ids,
+                self.settings,
+                seed,
+                self.end_of_text,
+                self._stop(chosen),
+                rows=streams,
+                progress=progress,
+                constraint=self._constraint(chosen, [f"{seed}-{stream}" for stream in streams]),
+            )
+            scores = [None] * len(chosen)
+            if samples > 1 and self.settings.decode != "mbr":
+                scores = mean_log_probabilities(self.gpt2, ids, new_ids)
+            texts = map(self._whole, chosen, new_ids)
+            written += [Candidate(text, score) for text, score in zip(texts, scores, strict=True)]
+        groups = [written[start : start + samples] for start in range(0, len(written), samples)]
+        if self.settings.decode == "mbr":
+            groups = [self._scored_by_chrf(prompts[place], group) for place, group in enumerate(groups)]
+        if samples > 1:
+            groups = [sorted(group, key=lambda candidate: -candidate.score) for group in groups]
+        return groups
+
+    def _beams(self, prompts, progress):
+        size, groups = max(1, self.batch_size // self.settings.beams), []
+        for start in range(0, len(prompts), size):
+            chosen = prompts[start : start + size]
+            found = beam_search(
+                self.gpt2,
+                [self._encode(prompt) for prompt in chosen],
+                self.settings,
+                self.end_of_text,
+                self._stop(chosen),
+                progress,
+                self._constraint(chosen),
+            )
+            groups += [
+                [Candidate(self._whole(prompt, ids), score) for ids, score in texts]
+                for prompt, texts in zip(chosen, found, strict=True)
+            ]
+        return groups
+
+    def _encode(self, prompt):
+        return self.tokenizer.encode(f"{prompt}\n").ids  # a new line: line 4 begins
+
+    def _whole(self, prompt, new_ids):
+        return tidy(f"{prompt}\n{self.tokenizer.decode(new_ids)}")
+
+    def _scored_by_chrf(self, prompt, group):
+        """What all share, the prompt, tells nothing about a sample."""
+        own = [text.removeprefix(tidy(prompt)) for text, _ in group]
+        return [
+            Candidate(candidate.text, score)
+            for candidate, score in zip(group, mean_chrf_against_others(own), strict=True)
+        ]
+
+    def _constraint(self, prompts, seeds=None):
+        size, lines = self.gpt2.config.vocab_size, [lines_to_write(prompt) for prompt in prompts]
+        if self.settings.decode == "template":
+            return TemplateConstraint(
+                self.tokenizer, size, self.end_of_text, self.lexicon, self.templates, lines, seeds
+            )
+        if self.settings.form == "sonnet":
+            return SonnetForm(self.tokenizer, size, self.end_of_text, lines)
+        return None
+
+    def _stop(self, prompts):
+        """stop(index, ids): whether line 14 is complete."""
+        lines = [lines_to_write(prompt) for prompt in prompts]
+
+        def stop(index, ids):
+            if ids[-1] not in self.newline_tokens:
+                self.newline_tokens[ids[-1]] = "\n" in self.tokenizer.decode([ids[-1]])
+            return self.newline_tokens[ids[-1]] and complete_lines(self.tokenizer.decode(ids)) >= lines[index]
+
+        return stop
+
+
+def lines_to_write(prompt):
+    """How many lines a prompt lacks; at least one is always written."""
+    return max(1, SONNET_LINES - len(lines_of(prompt)))
+
+
+def complete_lines(text):
+    """How many lines of the text are not blank and ended by a new line."""
+    return len(lines_of(text[: text.rindex("\n")])) if "\n" in text else 0
+
+
+def tidy(text):
+    """At most 14 lines, none blank, no white space at their ends."""
+    return "\n".join(line.rstrip() for line in lines_of(text)[:SONNET_LINES])
