@@ -523,8 +523,8 @@ class DecodingSettings:
     )
     template_tags: str = flag(
         "penn",
-        "how fine the tags are: Penn Treebank's, the universal tag set's 12, or any word",
-        ("penn", "universal", "word"),
+        "how fine the tags are: Penn Treebank's, the universal tag set's 12, content and function words, or any word",
+        ("penn", "universal", "content", "word"),
         requires=("decode", "template"),
     )
 

@@ -11,8 +11,8 @@ complete, whatever begins the next place. A token can be both; then both ways ar
 
 The tagger and its lexicon are those of TextBlob (the optional package `textblob`, which needs nothing but its wheel). A
 word has the tags of the lexicon and those with which the training file shows it. Tags can be made coarser: the
-universal tag set (Petrov, Das & McDonald 2012), or no tags at all, only words and marks. A place that no word fits (a
-tag of one's own in an edited file) takes the words of its universal tag, and if there are none any word.
+universal tag set (Petrov, Das & McDonald 2012), content and function words, or only words and marks. A place that no
+word fits (a tag of one's own in an edited file) takes the words of its universal tag, and if there are none any word.
 
 Legend: V vocabulary.
 """
@@ -41,6 +41,7 @@ UNIVERSAL = {  # Penn Treebank tag: universal tag
     **dict.fromkeys(("RB", "RBR", "RBS", "WRB"), "ADV"),
     **dict.fromkeys(("MD", "VB", "VBD", "VBG", "VBN", "VBP", "VBZ"), "VERB"),
 }
+TAG_SETS = ("penn", "universal", "content", "word")  # ever coarser
 MAX_WORD_TOKENS = 4  # of a training file's words; of the tagger's own only those are taken that are one token
 
 
@@ -56,10 +57,13 @@ LINE_END, TEXT_END = (Place(mark, True, False) for mark in ("<line end>", "<text
 
 
 def coarser(tag, tag_set):
-    """A Penn tag in a tag set: penn, universal or word. Marks stay what they are."""
+    """A Penn tag in one of TAG_SETS. Marks stay what they are."""
     if tag_set == "penn" or not tag[0].isalpha():
         return tag
-    return UNIVERSAL.get(tag, "X") if tag_set == "universal" else WORD
+    universal = UNIVERSAL.get(tag, "X")
+    if tag_set == "universal":
+        return universal
+    return WORD if tag_set == "word" else "CONTENT" if universal in ("NOUN", "VERB", "ADJ", "ADV") else "FUNCTION"
 
 
 def split_words(line):
@@ -138,13 +142,13 @@ def parse_template(template):
 
 
 class Lexicon:
-    """Which words have which tags, in all three tag sets."""
+    """Which words have which tags, in all tag sets."""
 
     def __init__(self, sonnets, tag_words, words):
         """sonnets: training texts; words: {word: Penn tag}, the tagger's own."""
         self.tags = defaultdict(set)  # word -> tags
         self.seen = set()  # the words of the training texts
-        self.templates = {tag_set: Counter() for tag_set in ("penn", "universal", "word")}
+        self.templates = {tag_set: Counter() for tag_set in TAG_SETS}
         for word, tag in words.items():
             if re.fullmatch(r"[a-z]+|I", word) and tag in UNIVERSAL:
                 self._add(word, tag)

@@ -194,6 +194,7 @@ IN_BOTH += [
         "--tuning adalora lora: they do not combine, each replaces the linears of a layer; choose one",
     ),
 ]
+ADD_IT = "add it, or leave the flag out"
 IN_SONNETS = [
     ("--temperature -1", "--temperature must be 0 (greedy) or more, got -1.0"),
     ("--top_p 0", "--top_p must be in (0, 1], got 0.0"),
@@ -204,6 +205,28 @@ IN_SONNETS = [
     ("--no_repeat_ngram -1", "--no_repeat_ngram must be 0 (off) or more, got -1"),
     ("--max_new_tokens 0", "--max_new_tokens must be at least 1, got 0"),
     ("--score_seeds 0", "--score_seeds must be at least 1, got 0"),
+    ("--beams 0 --decode beam", "--beams must be at least 1, got 0"),
+    ("--length_penalty nan --decode beam", "--length_penalty must be a number, got nan"),
+    ("--num_samples 0", "--num_samples must be at least 1, got 0"),
+    (
+        "--num_samples 2 --decode mbr",
+        "--num_samples must be at least 3 with --decode mbr, which compares them, got 2",
+    ),
+    *[
+        (f"--{flag} --decode beam", f"--{flag.split()[0]} has no effect without --decode sample|mbr|template: {ADD_IT}")
+        for flag in ("temperature 1", "top_p 0.5", "top_k 3", "min_p 0.1", "num_samples 2")
+    ],
+    *[
+        (f"--{flag} --decode greedy", f"--{flag.split()[0]} has no effect without --decode {decode}: {ADD_IT}")
+        for flag, decode in (
+            ("beams 2", "beam"),
+            ("length_penalty 2", "beam"),
+            ("early_stopping true", "beam"),
+            ("templates t", "template"),
+            ("template_tags word", "template"),
+        )
+    ],
+    ("--form sonnet --decode template", f"--form has no effect without --decode sample|greedy|beam|mbr: {ADD_IT}"),
 ]
 GENERALIZED = "has no effect without --pooling generalized: add it, or leave the flag out"
 IN_PARAPHRASE = [
@@ -223,6 +246,24 @@ IN_PARAPHRASE = [
     ("--pooling_penalty none", f"--pooling_penalty {GENERALIZED}"),
     ("--pooling_penalty_weight 1", f"--pooling_penalty_weight {GENERALIZED}"),
     ("--pooling_penalty_margin 1", f"--pooling_penalty_margin {GENERALIZED}"),
+    ("--lm_weight -1", "--lm_weight must be 0 (off) or more, got -1.0"),
+    ("--augment eda --eda_alpha 0", "--eda_alpha must be in (0, 1], got 0.0"),
+    ("--augment eda --eda_copies 0", "--eda_copies must be at least 1, got 0"),
+    ("--augment back_translation --bt_beams 0", "--bt_beams must be at least 1, got 0"),
+    ("--augment back_translation --bt_batch_size 0", "--bt_batch_size must be at least 1, got 0"),
+    *[
+        (f"--{flag}", f"--{flag.split()[0]} has no effect without --augment {method}: {ADD_IT}")
+        for flag, method in (
+            ("eda_alpha 0.2", "eda"),
+            ("eda_copies 2", "eda"),
+            ("wordnet w", "eda"),
+            ("bt_forward a", "back_translation"),
+            ("bt_backward a", "back_translation"),
+            ("bt_beams 2", "back_translation"),
+            ("bt_batch_size 2", "back_translation"),
+            ("bt_cache c", "back_translation"),
+        )
+    ],
 ]
 
 
@@ -246,7 +287,9 @@ def test_every_flag_that_needs_another_is_in_the_table_above():
         for setting in dataclasses.fields(group.type)
         if setting.metadata["requires"]
     }
-    refused = {message.split()[0][2:] for _, message in IN_BOTH + IN_PARAPHRASE if "has no effect" in message}
+    refused = {
+        message.split()[0][2:] for _, message in IN_BOTH + IN_SONNETS + IN_PARAPHRASE if "has no effect" in message
+    }
     assert refused == needy
 
 
@@ -314,11 +357,17 @@ def test_an_unknown_choice_is_refused_and_the_known_ones_are_listed(settings_cla
 NOT_DEFAULT = {  # every flag of both scripts with a value that is not its default
     SonnetSettings: "--sonnet_path é --held_out_sonnet_path b --sonnet_out c --gold_sonnet_path d --sonnet_dev_out e "
     "--score_seeds 5 --temperature 0.3 --top_p 0.123456789012345 --top_k 3 --max_new_tokens 9 "
-    "--min_p 0.1 --repetition_penalty 1.2 --no_repeat_ngram 4",
+    "--min_p 0.1 --repetition_penalty 1.2 --no_repeat_ngram 4 --decode mbr --num_samples 5 --form sonnet",
     ParaphraseSettings: "--para_train a --para_dev b --para_test c --para_dev_out d --para_test_out e --head linear "
     "--swap_questions --pooling generalized --pooling_heads 4 --pooling_hidden 2 --pooling_penalty embeddings "
-    "--pooling_penalty_weight 1e-9 --pooling_penalty_margin 2",
+    "--pooling_penalty_weight 1e-9 --pooling_penalty_margin 2 --lm_weight 0.5 --augment back_translation eda "
+    "--eda_alpha 0.2 --eda_copies 2 --wordnet w --bt_forward a --bt_backward b --bt_beams 2 --bt_batch_size 3 "
+    "--bt_cache c",
 }
+OTHER_DECODERS = (  # what does not go with --decode mbr
+    "--decode beam --beams 2 --length_penalty 2 --early_stopping never",
+    "--decode template --templates t --template_tags word",
+)
 NOT_DEFAULT_IN_BOTH = (
     "--model_size gpt2-xl --model_path m --dropout 0 --lora --lora_rank 2 --lora_alpha 3 --lora_dropout 0.1 "
     "--lora_targets key --lora_rank_stabilized --lora_bias all --adapter --adapter_size 3 "
@@ -339,7 +388,8 @@ OTHER_METHODS = (  # what does not combine with those above
 @pytest.mark.parametrize("settings_class", BOTH)
 def test_settings_survive_json(settings_class):
     defaults, all_given = settings_class(), set()
-    for flags in (f"{NOT_DEFAULT_IN_BOTH} {NOT_DEFAULT[settings_class]}", *OTHER_METHODS):
+    others = OTHER_METHODS + (OTHER_DECODERS if settings_class is SonnetSettings else ())
+    for flags in (f"{NOT_DEFAULT_IN_BOTH} {NOT_DEFAULT[settings_class]}", *others):
         settings, given = parse_flags(settings_class, flags.split())
         changed = {name for name, value in flat(settings).items() if value != flat(defaults)[name]}
         assert changed == given

@@ -11,6 +11,7 @@ from decoding import beam_search, generate
 from decoding.constraint import constrain, token_texts
 from decoding.form import END_CHARS, MAX_CHARS, MIN_CHARS, SonnetForm, measure_form, rhymes, rhyming_pairs, syllables
 from decoding.template import (
+    TAG_SETS,
     Lexicon,
     TemplateConstraint,
     build_trie,
@@ -224,10 +225,11 @@ def test_templates_of_lines(lexicon):
     tagged = tag_line("The night's long, sweet sun.", tag_words)
     assert template_of(tagged) == "DT NN +'s JJ +, JJ NN +."
     assert template_of(tagged, "universal") == "DET NOUN +'s ADJ +, ADJ NOUN +."
+    assert template_of(tagged, "content") == "FUNCTION CONTENT +'s CONTENT +, CONTENT CONTENT +."
     assert template_of(tagged, "word") == "WORD WORD +'s WORD +, WORD WORD +."
     assert sum(lexicon.templates["penn"].values()) == len(LINES)
     for line in LINES:
-        for tag_set in ("penn", "universal", "word"):
+        for tag_set in TAG_SETS:
             assert lexicon.admits(template_of(tag_line(line, tag_words), tag_set), line)
     assert not lexicon.admits("DT NN", "the of") and not lexicon.admits("DT NN +,", "the sun")
 
@@ -300,7 +302,7 @@ def test_exactly_the_texts_of_a_template_are_allowed(budget):
 
 
 @pytest.mark.parametrize("rows", [8, pytest.param(200, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("tag_set", ["penn", "universal", "word"])
+@pytest.mark.parametrize("tag_set", ["penn", "universal", "content", "word"])
 def test_sampled_lines_fit_their_templates(writer_model, mini_tokenizer, lexicon, tag_set, rows):
     prompt = mini_tokenizer.encode("Shall I compare thee to a summer's day?\n").ids
     lines = [11] * rows

@@ -146,3 +146,16 @@ def test_heads_that_cannot_be_are_refused(gpt2, tmp_path):
     gpt2.config.vocab_size = 5000
     with pytest.raises(UserError, match="vocabulary has 5000 tokens"):
         ParaphraseGPT(gpt2)
+
+
+@torch.no_grad()
+def test_the_auxiliary_language_model_loss_is_that_of_transformers(gpt2, hugging_face_gpt2):
+    """lm_weight adds, for each of B rows, its share of the mean loss over all real targets."""
+    input_ids, mask = torch.randint(8600, (3, 9)), torch.ones(3, 9, dtype=torch.long)
+    mask[1, 6:] = mask[2, 4:] = 0
+    labels = torch.tensor([0, 1, 1])
+    plain, _ = ParaphraseGPT(gpt2).eval()(input_ids, mask, labels)
+    both, count = ParaphraseGPT(gpt2, HeadSettings(lm_weight=0.5)).eval()(input_ids, mask, labels)
+    theirs = hugging_face_gpt2(input_ids, attention_mask=mask, labels=input_ids.masked_fill(mask == 0, -100)).loss
+    torch.testing.assert_close(both - plain, 3 * 0.5 * theirs, atol=1e-4, rtol=1e-5)
+    assert count == 3
