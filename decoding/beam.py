@@ -16,12 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from config import UserError
-from datasets.batching import pad
 from decoding.constraint import constrain
 from decoding.filters import filter_logits, needs_history
-from decoding.generation import next_token_logits
-from modules.kv_cache import KVCache
+from decoding.generation import next_token_logits, prepare
 
 
 class Beam(NamedTuple):
@@ -66,14 +63,9 @@ def beam_search(gpt2, prompts, settings, end_of_text=None, stop=None, progress=N
     `generate`; what a constraint forbids is struck, the probabilities of the rest stay what they were. Raises UserError
     if a prompt fills the context.
     """
-    longest, context, beams = max(map(len, prompts)), gpt2.context, settings.beams
-    if longest >= context:
-        raise UserError(f"a prompt of {longest} tokens leaves no room in the model's context of {context}: shorten it")
-    rules = Rules(settings, min(settings.max_new_tokens, context - longest), end_of_text, stop, constraint)
-    device = gpt2.word_embedding.weight.device
-    virtual = gpt2.config.max_position_embeddings - context
-    input_ids, mask = (x.to(device) for x in pad(prompts, pad_id=0, side="left"))
-    cache = KVCache(gpt2.config, len(prompts), longest + rules.limit + virtual, gpt2.dtype, device)
+    beams = settings.beams
+    limit, input_ids, mask, cache = prepare(gpt2, prompts, settings.max_new_tokens)
+    rules, device = Rules(settings, limit, end_of_text, stop, constraint), input_ids.device
     logits = next_token_logits(gpt2, gpt2(input_ids, mask, cache)["last_hidden_state"][:, -1])
     prompt_end = cache.length
     rows = torch.arange(len(prompts), device=device).repeat_interleave(beams)

@@ -26,6 +26,21 @@ def next_token_logits(gpt2, hidden_states):
     return torch.cat([block @ hidden_states.t() for block in blocks]).t()
 
 
+def prepare(gpt2, prompts, max_new_tokens):
+    """(new tokens that there is room for, input_ids, attention_mask, empty cache) for left-padded prompts.
+
+    Raises UserError if the longest prompt leaves no room in the model's context.
+    """
+    longest, context = max(map(len, prompts)), gpt2.context
+    if longest >= context:
+        raise UserError(f"a prompt of {longest} tokens leaves no room in the model's context of {context}: shorten it")
+    new_tokens = min(max_new_tokens, context - longest)
+    device = gpt2.word_embedding.weight.device
+    input_ids, mask = (x.to(device) for x in pad(prompts, pad_id=0, side="left"))
+    capacity = longest + new_tokens + gpt2.config.max_position_embeddings - context  # room for virtual tokens, too
+    return new_tokens, input_ids, mask, KVCache(gpt2.config, len(prompts), capacity, gpt2.dtype, device)
+
+
 @torch.no_grad()
 def generate(
     gpt2,
@@ -49,17 +64,10 @@ def generate(
     constraint: what may come where (see decoding/constraint.py); its end is the text's end, too.
     Raises UserError if the longest prompt leaves no room in the model's context.
     """
-    longest, context = max(map(len, prompts)), gpt2.context
-    if longest >= context:
-        raise UserError(f"a prompt of {longest} tokens leaves no room in the model's context of {context}: shorten it")
-    new_tokens = min(settings.max_new_tokens, context - longest)
-    weight = gpt2.word_embedding.weight
+    new_tokens, input_ids, mask, cache = prepare(gpt2, prompts, settings.max_new_tokens)
+    device = input_ids.device
     streams = row_streams(seed, range(len(prompts)) if rows is None else rows)
     outputs = [[] for _ in prompts]
-
-    input_ids, mask = (x.to(weight.device) for x in pad(prompts, pad_id=0, side="left"))
-    capacity = longest + new_tokens + gpt2.config.max_position_embeddings - context  # room for virtual tokens, too
-    cache = KVCache(gpt2.config, len(prompts), capacity, gpt2.dtype, weight.device)
     active = list(range(len(prompts)))  # the prompt behind each row of the batch
     states = [constraint.start(index, new_tokens) for index in active] if constraint is not None else None
     finished = set()
@@ -94,7 +102,7 @@ def generate(
         keep = [row for row, index in enumerate(active) if index not in finished]
         if 2 * len(keep) <= len(active):  # moving the cache costs time: drop finished rows when half of them are
             active = [active[row] for row in keep]
-            rows_kept = torch.tensor(keep, device=weight.device)
+            rows_kept = torch.tensor(keep, device=device)
             cache.select(rows_kept)
             if on_select is not None:
                 on_select(rows_kept)
