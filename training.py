@@ -209,8 +209,9 @@ def load_trained(model, run, accelerator):
     best = run.load_best(model)
     model.to(accelerator.device).eval()
     trained, total = count_parameters(model)
+    size = f"{run.size() / 2**20:.1f} MiB" if run.size() >= 2**20 else f"{run.size() / 2**10:.0f} KiB"
     return {
-        "run": f"{run.folder} ({run.size() / 2**20:.1f} MiB of trained weights)",
+        "run": f"{run.folder} ({size} of trained weights)",
         "trained parameters": f"{trained:,} of {total:,} ({100 * trained / total:.2f} %)",
         "best epoch": str(best["epoch"]),
         "peak memory": f"{peak_memory(accelerator.device) / 2**30:.2f} GiB",

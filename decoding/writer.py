@@ -40,35 +40,35 @@ class SonnetWriter:
         """
         if self.settings.decode == "beam":
             return self._beams(prompts, progress)
-        samples = self.settings.samples
+        samples, mbr = self.settings.samples, self.settings.decode == "mbr"
         rows = [(place, place * samples + number) for place in range(len(prompts)) for number in range(samples)]
         written = []
         for start in range(0, len(rows), self.batch_size):
             places, streams = zip(*rows[start : start + self.batch_size], strict=True)
-            chosen = [prompts[place] for place in places]
-            ids = [self._encode(prompt) for prompt in chosen]
-            new_ids = generate(
-                self.gpt2,
-                ids,
-                self.settings,
-                seed,
-                self.end_of_text,
-                self._stop(chosen),
-                rows=streams,
-                progress=progress,
-                constraint=self._constraint(chosen, [f"{seed}-{stream}" for stream in streams]),
-            )
-            scores = [None] * len(chosen)
-            if samples > 1 and self.settings.decode != "mbr":
-                scores = mean_log_probabilities(self.gpt2, ids, new_ids)
-            texts = map(self._whole, chosen, new_ids)
-            written += [Candidate(text, score) for text, score in zip(texts, scores, strict=True)]
+            written += self._sampled([prompts[place] for place in places], seed, streams, progress)
         groups = [written[start : start + samples] for start in range(0, len(written), samples)]
-        if self.settings.decode == "mbr":
-            groups = [self._scored_by_chrf(prompts[place], group) for place, group in enumerate(groups)]
-        if samples > 1:
-            groups = [sorted(group, key=lambda candidate: -candidate.score) for group in groups]
-        return groups
+        if mbr:
+            groups = [self._scored_by_chrf(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
+        return [sorted(group, key=lambda candidate: -candidate.score) if samples > 1 else group for group in groups]
+
+    def _sampled(self, prompts, seed, streams, progress):
+        """One Candidate a prompt, all in one batch; scored where one of several will be chosen by it."""
+        ids = [self._encode(prompt) for prompt in prompts]
+        new_ids = generate(
+            self.gpt2,
+            ids,
+            self.settings,
+            seed,
+            self.end_of_text,
+            self._stop(prompts),
+            rows=streams,
+            progress=progress,
+            constraint=self._constraint(prompts, [f"{seed}-{stream}" for stream in streams]),
+        )
+        scores = [None] * len(prompts)
+        if self.settings.samples > 1 and self.settings.decode != "mbr":
+            scores = mean_log_probabilities(self.gpt2, ids, new_ids)
+        return [Candidate(*pair) for pair in zip(map(self._whole, prompts, new_ids), scores, strict=True)]
 
     def _beams(self, prompts, progress):
         size, groups = max(1, self.batch_size // self.settings.beams), []
