@@ -9,6 +9,7 @@ how many of the line ends that ABAB CDCD EFEF GG pairs do rhyme.
 Legend: V vocabulary.
 """
 
+import copy
 import re
 from typing import NamedTuple
 
@@ -33,16 +34,15 @@ class Line(NamedTuple):
 
 
 class SonnetForm:
-    """A Constraint: prompt `index` gets exactly lines[index] further lines.
+    """A Constraint, once `for_prompts` has said how many lines each prompt lacks.
 
     The tokens are shared out evenly among the lines to come, so that they always suffice. A line that has used up its
     share must end: then, and only then, it may be shorter than MIN_CHARS. Raises UserError (from start) if there are
     fewer than two tokens a line.
     """
 
-    def __init__(self, tokenizer, vocab_size, end_of_text, lines):
+    def __init__(self, tokenizer, vocab_size, end_of_text):
         texts = token_texts(tokenizer, vocab_size)
-        self.lines = lines
         self.newline = tokenizer.encode("\n").ids[0]
         self.end_of_text = end_of_text
         self.lengths = [len(text) for text in texts]
@@ -54,6 +54,12 @@ class SonnetForm:
         self.starts_line = torch.tensor([bool(begins_line.match(text)) for text in texts])
         self.token_lengths = torch.tensor(self.lengths)
         self.masks = {}
+
+    def for_prompts(self, lines):
+        """The constraint under which prompt `index` gets exactly lines[index] further lines."""
+        constraint = copy.copy(self)  # the tables and masks are shared
+        constraint.lines = lines
+        return constraint
 
     def start(self, index, budget):
         lines = self.lines[index]

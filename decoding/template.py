@@ -17,10 +17,11 @@ word fits (a tag of one's own in an edited file) takes the words of its universa
 Legend: V vocabulary.
 """
 
+import copy
 import random
 import re
 from collections import Counter, defaultdict
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,7 @@ UNIVERSAL = {  # Penn Treebank tag: universal tag
     **dict.fromkeys(("MD", "VB", "VBD", "VBG", "VBN", "VBP", "VBZ"), "VERB"),
 }
 TAG_SETS = ("penn", "universal", "content", "word")  # ever coarser
+LONGEST_WORD = 32  # tokens; with that much room every word fits
 MAX_WORD_TOKENS = 4  # of a training file's words; of the tagger's own only those are taken that are one token
 
 
@@ -226,22 +228,30 @@ class State(NamedTuple):
 
 
 class TemplateConstraint:
-    """A Constraint: prompt `index` gets lines[index] lines, each to a template of its own.
+    """A Constraint, once `for_prompts` has said how many lines each prompt lacks.
 
-    templates: {template: weight}. seeds: for each prompt what its templates are drawn with. Words are chosen so that
-    all lines fit into the tokens there are; UserError (from start) if even the shortest words and templates do not.
+    templates: {template: weight}. Words are chosen so that all lines fit into the tokens there are; UserError (from
+    start) if even the shortest words and templates do not.
     """
 
-    def __init__(self, tokenizer, vocab_size, end_of_text, lexicon, templates, lines, seeds):
+    def __init__(self, tokenizer, vocab_size, end_of_text, lexicon, templates):
         self.tokenizer, self.vocab_size, self.lexicon = tokenizer, vocab_size, lexicon
-        self.lines, self.seeds = lines, seeds
         self.texts, self.weights = list(templates), list(templates.values())
         newline = tokenizer.encode("\n").ids[0]
         ends = {newline} if end_of_text is None else {newline, end_of_text}
         self.ends = {LINE_END: build_trie([(newline,)]), TEXT_END: build_trie([(token,) for token in ends])}
-        self.chosen, self.plans, self.needed = {}, {}, {}
-        self.root = lru_cache(maxsize=None)(self._root)
-        self.root_mask = lru_cache(maxsize=None)(self._root_mask)
+        self.root, self.root_mask = cache(self._root), cache(self._root_mask)
+        self.next_tokens = {}  # (id of a node, room): its children that fit
+
+    def for_prompts(self, lines, seeds):
+        """The constraint under which prompt `index` gets lines[index] lines, each to a template of its own.
+
+        seeds: for each prompt what its templates are drawn with; `chosen` will tell which they were.
+        """
+        constraint = copy.copy(self)  # the tries and masks are shared
+        constraint.lines, constraint.seeds = lines, seeds
+        constraint.chosen, constraint.plans, constraint.needed = {}, {}, {}
+        return constraint
 
     def _root(self, place):
         """The trie of the words that fit into a place."""
@@ -268,8 +278,16 @@ class TemplateConstraint:
 
     def _root_mask(self, place, room):
         mask = torch.zeros(self.vocab_size, dtype=torch.bool)
-        mask[[token for token, child in self.root(place).children.items() if child.tail < room]] = True
+        mask[self._fitting_children(self.root(place), room)] = True
         return mask
+
+    def _fitting_children(self, node, room):
+        """A LongTensor of the tokens after which the word can be ended within `room` tokens, this one included."""
+        room = min(room, LONGEST_WORD)
+        if (id(node), room) not in self.next_tokens:
+            fitting = [token for token, child in node.children.items() if child.tail < room]
+            self.next_tokens[id(node), room] = torch.tensor(fitting, dtype=torch.long)
+        return self.next_tokens[id(node), room]
 
     def start(self, index, budget):
         drawn = random.Random(self.seeds[index]).choices(self.texts, self.weights, k=self.lines[index])
@@ -296,11 +314,10 @@ class TemplateConstraint:
         plan, needed = self.plans[state.plan], self.needed[state.plan]
         mask = torch.zeros(self.vocab_size, dtype=torch.bool)
         for number, node in state.spots:
-            room = state.tokens - needed[number + 1]
-            mask[[token for token, child in node.children.items() if child.tail < room]] = True
+            if node.children:
+                mask[self._fitting_children(node, state.tokens - needed[number + 1])] = True
             if node.terminal and number + 1 < len(plan):
-                room = state.tokens - needed[number + 2]
-                mask |= self.root_mask(plan[number + 1], min(room, MAX_WORD_TOKENS + 1))
+                mask |= self.root_mask(plan[number + 1], min(state.tokens - needed[number + 2], LONGEST_WORD))
         return mask
 
     def advance(self, state, token):

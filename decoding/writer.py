@@ -31,6 +31,7 @@ class SonnetWriter:
         self.settings = dataclasses.replace(settings, temperature=0.0) if settings.decode == "greedy" else settings
         self.lexicon, self.templates = lexicon, templates
         self.end_of_text = tokenizer.token_to_id(END_OF_TEXT)
+        self.constraint = self._make_constraint()
         self.newline_tokens = {}  # token: whether its text holds a new line
 
     def write(self, prompts, seed, progress=None):
@@ -63,7 +64,7 @@ class SonnetWriter:
             self._stop(prompts),
             rows=streams,
             progress=progress,
-            constraint=self._constraint(prompts, [f"{seed}-{stream}" for stream in streams]),
+            constraint=self._constraint_for(prompts, [f"{seed}-{stream}" for stream in streams]),
         )
         scores = [None] * len(prompts)
         if self.settings.samples > 1 and self.settings.decode != "mbr":
@@ -81,7 +82,7 @@ class SonnetWriter:
                 self.end_of_text,
                 self._stop(chosen),
                 progress,
-                self._constraint(chosen),
+                self._constraint_for(chosen),
             )
             groups += [
                 [Candidate(self._whole(prompt, ids), score) for ids, score in texts]
@@ -103,15 +104,17 @@ class SonnetWriter:
             for candidate, score in zip(group, mean_chrf_against_others(own), strict=True)
         ]
 
-    def _constraint(self, prompts, seeds=None):
-        size, lines = self.gpt2.config.vocab_size, [lines_to_write(prompt) for prompt in prompts]
+    def _make_constraint(self):
+        size = self.gpt2.config.vocab_size
         if self.settings.decode == "template":
-            return TemplateConstraint(
-                self.tokenizer, size, self.end_of_text, self.lexicon, self.templates, lines, seeds
-            )
-        if self.settings.form == "sonnet":
-            return SonnetForm(self.tokenizer, size, self.end_of_text, lines)
-        return None
+            return TemplateConstraint(self.tokenizer, size, self.end_of_text, self.lexicon, self.templates)
+        return SonnetForm(self.tokenizer, size, self.end_of_text) if self.settings.form == "sonnet" else None
+
+    def _constraint_for(self, prompts, seeds=None):
+        if self.constraint is None:
+            return None
+        lines = [lines_to_write(prompt) for prompt in prompts]
+        return self.constraint.for_prompts(*([lines, seeds] if self.settings.decode == "template" else [lines]))
 
     def _stop(self, prompts):
         """stop(index, ids): whether line 14 is complete."""

@@ -137,7 +137,7 @@ def writer_model(random_model, tmp_path_factory):
 def test_sampled_sonnets_have_their_form(writer_model, mini_tokenizer, rows):
     prompt = "Shall I compare thee to a summer's day?\nThou art\nRough winds do shake\n"
     ids, lines = mini_tokenizer.encode(prompt).ids, ([11, 1, 2, 5, 14] * rows)[:rows]
-    form = SonnetForm(mini_tokenizer, 8960, 8959, lines)
+    form = SonnetForm(mini_tokenizer, 8960, 8959).for_prompts(lines)
     settings = DecodingSettings(max_new_tokens=400)
     found = generate(writer_model, [ids] * rows, settings, 1, end_of_text=8959, constraint=form)
     for wanted, new_ids in zip(lines, found, strict=True):
@@ -152,7 +152,7 @@ def test_sampled_sonnets_have_their_form(writer_model, mini_tokenizer, rows):
 
 
 def test_the_form_holds_however_few_tokens_there_are(writer_model, mini_tokenizer):
-    ids, form = mini_tokenizer.encode("O\n").ids, SonnetForm(mini_tokenizer, 8960, 8959, [11] * 20)
+    ids, form = mini_tokenizer.encode("O\n").ids, SonnetForm(mini_tokenizer, 8960, 8959).for_prompts([11] * 20)
     found = generate(writer_model, [ids] * 20, DecodingSettings(max_new_tokens=22), 1, 8959, constraint=form)
     for new_ids in found:
         assert len(mini_tokenizer.decode(new_ids).split()) >= 11 and mini_tokenizer.decode(new_ids).count("\n") >= 10
@@ -161,7 +161,7 @@ def test_the_form_holds_however_few_tokens_there_are(writer_model, mini_tokenize
 
 
 def test_the_form_holds_in_beams_and_with_filters(writer_model, mini_tokenizer):
-    ids, form = mini_tokenizer.encode("O\n").ids, SonnetForm(mini_tokenizer, 8960, 8959, [3, 4])
+    ids, form = mini_tokenizer.encode("O\n").ids, SonnetForm(mini_tokenizer, 8960, 8959).for_prompts([3, 4])
     settings = DecodingSettings(max_new_tokens=90, beams=3, no_repeat_ngram=1)
     for lines, texts in zip((3, 4), beam_search(writer_model, [ids] * 2, settings, 8959, constraint=form), strict=True):
         for new_ids, _ in texts:
@@ -284,7 +284,7 @@ class Words:
 def test_exactly_the_texts_of_a_template_are_allowed(budget):
     """All texts over a six-letter vocabulary, against a search by hand. A glued word can be read in two ways."""
     words = Words(X=["a", "ab", "abc"], Y=["b", "bc", "cd"])
-    constraint = TemplateConstraint(words, 7, None, words, {"X +Y X": 1}, [1], ["s"])
+    constraint = TemplateConstraint(words, 7, None, words, {"X +Y X": 1}).for_prompts([1], ["s"])
     texts = [
         f"{a}{b} {c}\n".capitalize()
         for a, b, c in itertools.product(words.words["X"], words.words["Y"], words.words["X"])
@@ -307,7 +307,8 @@ def test_sampled_lines_fit_their_templates(writer_model, mini_tokenizer, lexicon
     prompt = mini_tokenizer.encode("Shall I compare thee to a summer's day?\n").ids
     lines = [11] * rows
     seeds = [f"5-{row}" for row in range(rows)]
-    constraint = TemplateConstraint(mini_tokenizer, 8960, 8959, lexicon, lexicon.templates[tag_set], lines, seeds)
+    constraint = TemplateConstraint(mini_tokenizer, 8960, 8959, lexicon, lexicon.templates[tag_set])
+    constraint = constraint.for_prompts(lines, seeds)
     found = generate(writer_model, [prompt] * rows, DecodingSettings(), 5, end_of_text=8959, constraint=constraint)
     for index, ids in enumerate(found):
         written = mini_tokenizer.decode(ids).removesuffix("\n").split("\n")
@@ -324,7 +325,7 @@ def test_a_tag_without_words_backs_off(lexicon):
 def test_templates_that_do_not_fit_are_shortened_or_refused(writer_model, mini_tokenizer, lexicon):
     templates = {"DT NN": 1, " ".join(["NN"] * 40): 1000}
 
-    constraint = TemplateConstraint(mini_tokenizer, 8960, 8959, lexicon, templates, [5], ["s"])
+    constraint = TemplateConstraint(mini_tokenizer, 8960, 8959, lexicon, templates).for_prompts([5], ["s"])
     constraint.start(0, 60)
     assert constraint.chosen[0].count("DT NN") == 4
     constraint.start(0, 15)
