@@ -3,8 +3,8 @@
     python -m benchmarks.methods_table --data ../shared/data
 
 Runs both task scripts once for each method, with rates chosen for so small a model (it wants about ten times those of
-GPT-2), and prints Markdown: parameters trained, loss on the dev sonnets, accuracy on the dev pairs, seconds a step of
-the pairs, peak memory, size of the kept file.
+GPT-2), and prints Markdown: parameters trained, loss on the dev sonnets, accuracy on the dev pairs, peak memory on the
+sonnets, size of the kept file. (What a step costs: benchmarks/methods_step.py, where the methods run in turn.)
 """
 
 import argparse
@@ -30,7 +30,7 @@ METHOD_FLAGS = {  # name: flags of both scripts
     "bitfit": "--tuning bitfit --lr 5e-3",
     "top_layers": "--tuning top_layers --lr 5e-4",
 }
-HEAD = ("method", "trained", "sonnets: dev loss", "pairs: accuracy", "pairs: macro-F1", "s a step", "memory", "file")
+HEAD = ("method", "rate", "trained", "sonnets: dev loss", "pairs: accuracy", "pairs: macro-F1", "memory", "file")
 
 
 def main():
@@ -52,15 +52,14 @@ def main():
         )
         more = ["--epochs", options.pair_epochs, "--batch_size", "32", "--eval_batch_size", "64"]
         pairs, _ = run_task("pairs", options.model, options.data, folders["pairs"], [*flags, *more])
-        steps = sum('"step"' in line for line in (folders["pairs"] / "metrics.jsonl").open(encoding="utf-8"))
         figures = report["figures"]
         cells = (
             name,
+            flags[flags.index("--lr") + 1],
             figures["trained parameters"].split(" of ")[0],
             f"{sonnets['dev loss']:.4f}",
             f"{pairs['dev accuracy']:.4f}",
             f"{pairs['dev macro-F1']:.4f}",
-            f"{pairs['seconds'] * int(options.pair_epochs) / steps:.3f}",
             figures["peak memory"],
             re.search(r"\((.*) of trained", figures["run"])[1],
         )

@@ -1,0 +1,61 @@
+"""What a training step of the paraphrase task costs under every tuning method, on the mini model.
+
+    python -m benchmarks.methods_step --rounds 9
+
+32 pairs of 60 tokens; forward, backward, AdamW. The methods run in turn, round by round; reported are the medians and
+the median of the ratios to full fine-tuning within each round.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from benchmarks.methods_table import METHOD_FLAGS
+from config import ParaphraseSettings, parse_flags, run_script
+from models.gpt2 import GPT2Model
+from models.paraphrase_gpt import ParaphraseGPT
+from modules.tuning import attach, chosen_methods
+from optimizer import AdamW, parameter_groups
+
+
+def make_step(flags, model_folder, batch):
+    settings, _ = parse_flags(ParaphraseSettings, flags.split())
+    gpt2 = GPT2Model.from_pretrained(model_folder)
+    attach(gpt2, chosen_methods(settings))
+    model = ParaphraseGPT(gpt2).train()
+    optimizer = AdamW(parameter_groups(model, 0.0), lr=1e-5)
+
+    def step():
+        loss, count = model(*batch)
+        (loss / count).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--model", default="data/gpt2-mini", help="the base model (default: data/gpt2-mini)")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    batch = (torch.randint(8000, (32, 60)), torch.ones(32, 60, dtype=torch.long), torch.randint(2, (32,)))
+    steps = {name: make_step(flags, options.model, batch) for name, flags in METHOD_FLAGS.items()}
+    seconds = {name: [] for name in steps}
+    for number in range(options.rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if number:  # the first round warms up
+                seconds[name].append(time.perf_counter() - start)
+    print(f"{torch.get_num_threads()} threads, {options.rounds} rounds\n{'':<20}{'s a step':>10}{'of full':>10}")
+    for name, times in seconds.items():
+        ratio = statistics.median(t / f for t, f in zip(times, seconds["full fine-tuning"], strict=True))
+        print(f"{name:<20}{statistics.median(times):>10.3f}{ratio:>10.2f}")
+
+
+if __name__ == "__main__":
+    run_script(main)
