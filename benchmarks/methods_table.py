@@ -25,9 +25,9 @@ METHOD_FLAGS = {  # name: flags of both scripts
     "adapter": "--tuning adapter --lr 2e-3",
     "prompt": "--tuning prompt --lr 3e-2",
     "ptuning": "--tuning ptuning --lr 3e-3",
-    "prefix": "--tuning prefix --lr 1e-2",
+    "prefix": "--tuning prefix --lr 5e-2",
     "llama_adapter": "--tuning llama_adapter --lr 1e-2",
-    "bitfit": "--tuning bitfit --lr 5e-3",
+    "bitfit": "--tuning bitfit --lr 2e-2",
     "top_layers": "--tuning top_layers --lr 5e-4",
 }
 HEAD = ("method", "rate", "trained", "sonnets: dev loss", "pairs: accuracy", "pairs: macro-F1", "memory", "file")
