@@ -235,6 +235,7 @@ open(log + ".result", "w").write("".join(f"{text}\\t{back[text]}\\n" for text in
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
 def test_killed_half_way_it_translates_nothing_twice(marian_folders, tmp_path):
     (tmp_path / "texts").write_text("\n".join(QUESTIONS))
