@@ -26,7 +26,7 @@ METHOD_FLAGS = {  # name: flags of both scripts
     "prompt": "--tuning prompt --lr 3e-2",
     "ptuning": "--tuning ptuning --lr 3e-3",
     "prefix": "--tuning prefix --lr 5e-2",
-    "llama_adapter": "--tuning llama_adapter --lr 1e-2",
+    "llama_adapter": "--tuning llama_adapter --lr 5e-2",
     "bitfit": "--tuning bitfit --lr 2e-2",
     "top_layers": "--tuning top_layers --lr 5e-4",
 }
