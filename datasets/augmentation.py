@@ -27,11 +27,17 @@ def augment(rows, settings, seed, device="cpu"):
 
 
 def check_augmentation(settings):
-    """Raise UserError now for what `augment` would miss later."""
+    """Raise UserError for what `augment` would miss, before a run is begun."""
     if "eda" in settings.augment:
         from datasets.eda import load_synonyms
 
         load_synonyms(settings.wordnet)
+    if "back_translation" in settings.augment:
+        from datasets.back_translation import MarianTranslator, check_packages
+
+        check_packages()
+        for name in (settings.bt_forward, settings.bt_backward):
+            MarianTranslator(name)  # fetches the model, if need be
 
 
 def by_eda(rows, settings, seed, device):

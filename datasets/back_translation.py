@@ -6,6 +6,7 @@ stopped goes on where it was, and the next run asks no model at all.
 """
 
 import hashlib
+import importlib.util
 import sqlite3
 from pathlib import Path
 
@@ -85,12 +86,8 @@ class MarianTranslator:
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def _load(self):
-        try:
-            from transformers import MarianMTModel, MarianTokenizer, logging
-        except ImportError as error:
-            raise UserError(
-                "--augment back_translation needs transformers and sentencepiece: pip install -r requirements-extra.txt"
-            ) from error
+        from transformers import MarianMTModel, MarianTokenizer, logging
+
         logging.set_verbosity_error()
         missing = [name for name in TOKENIZER_FILES if not (self.folder / name).is_file()]
         if missing:
@@ -100,6 +97,15 @@ class MarianTranslator:
             self.model = MarianMTModel.from_pretrained(self.folder).to(self.device).eval()
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise UserError(f"{self.name} is no Marian translation model ({error}): give another") from error
+
+
+def check_packages():
+    """Raise UserError where the optional packages are missing."""
+    missing = [name for name in ("transformers", "sentencepiece") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"--augment back_translation needs the package {missing[0]}: pip install -r requirements-extra.txt"
+        )
 
 
 def _fingerprint(folder):

@@ -1,5 +1,6 @@
 """EDA against its definition, WordNet real and tiny, back-translation with a tiny Marian pair, stops included."""
 
+import importlib.util
 import json
 import random
 import signal
@@ -13,7 +14,7 @@ import pytest
 import paraphrase_detection
 from config import AugmentationSettings, UserError
 from datasets import eda, load_paraphrase_data
-from datasets.augmentation import augment, differs, natural
+from datasets.augmentation import augment, check_augmentation, differs, natural
 from datasets.back_translation import MarianTranslator, TranslationCache, back_translate, translate_all
 from tests.test_scripts import check_prediction_file, pair_flags, run  # noqa: F401 (a fixture)
 
@@ -338,6 +339,7 @@ def test_augmentation_from_the_shell(pair_flags, tmp_path, capsys, tiny_wordnet,
         ("--augment eda --eda_alpha 0", r"--eda_alpha must be in \(0, 1\]"),
         ("--augment eda --bt_beams 2", "--bt_beams has no effect without --augment back_translation"),
         ("--augment eda --wordnet nowhere", "nowhere has no WordNet"),
+        ("--augment back_translation --bt_forward nobody/nothing", "nobody/nothing cannot be had"),
         ("--augment back_translation --bt_batch_size 0", "--bt_batch_size must be at least 1"),
     ],
 )
@@ -345,3 +347,14 @@ def test_flags_that_cannot_be_meant(pair_flags, flags, message):  # noqa: F811
     pytest.importorskip("nltk")
     with pytest.raises(UserError, match=message):
         run(paraphrase_detection, [*pair_flags, *flags.split()])
+    assert not Path("runs").exists()  # nothing was begun
+
+
+def test_a_missing_package_is_said(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "sentencepiece" else real(name))
+    with pytest.raises(UserError, match=r"needs the package sentencepiece: pip install -r requirements-extra\.txt"):
+        check_augmentation(AugmentationSettings(augment=("back_translation",)))
+    monkeypatch.setitem(sys.modules, "nltk", None)
+    with pytest.raises(UserError, match=r"needs the package nltk: pip install -r requirements-extra\.txt"):
+        check_augmentation(AugmentationSettings(augment=("eda",)))
