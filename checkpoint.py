@@ -22,7 +22,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from config import TuningSettings, UserError, settings_from_dict, settings_to_dict
+from config import DecodingSettings, TuningSettings, UserError, settings_from_dict, settings_to_dict
 from modules.tuning import load_tuning, trainable_state_dict
 
 # Settings that may differ when a run goes on: they do not shape what is trained, or (the base model) the fingerprint
@@ -30,7 +30,7 @@ from modules.tuning import load_tuning, trainable_state_dict
 FREE_ON_RESUME = {
     *("model_size", "model_path", "use_gpu", "eval_batch_size", "merge", "epochs", "patience"),
     *("held_out_sonnet_path", "sonnet_out", "sonnet_dev_out", "score_seeds"),
-    *("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "no_repeat_ngram", "max_new_tokens"),
+    *(setting.name for setting in dataclasses.fields(DecodingSettings)),
     *("para_test", "para_dev_out", "para_test_out"),
     *("out", "save_dtype"),
 }

@@ -153,3 +153,9 @@ def test_flags_that_cannot_be_meant(sonnet_flags, flags, message):  # noqa: F811
     pytest.importorskip("textblob")
     with pytest.raises(UserError, match=message):
         run(sonnet_generation, [*sonnet_flags, *flags.split()])
+
+
+def test_a_resumed_run_may_be_decoded_otherwise(sonnet_flags, tmp_path):  # noqa: F811
+    run(sonnet_generation, [*without(sonnet_flags, "--epochs"), "--epochs", "1", "--run_dir", "run"])
+    run(sonnet_generation, ["--resume", "--run_dir", "run", "--epochs", "2", "--decode", "beam", "--beams", "2"])
+    assert len((tmp_path / "run/candidates.jsonl").read_text(encoding="utf-8").splitlines()) == 6
