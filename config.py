@@ -459,6 +459,7 @@ class PoolingSettings:
 
 
 SAMPLED = ("sample", "mbr", "template")  # the ways of decoding that draw tokens
+TAG_SETS = ("penn", "universal", "content", "word")  # of the templates, ever coarser
 
 
 @dataclass
@@ -524,7 +525,7 @@ class DecodingSettings:
     template_tags: str = flag(
         "penn",
         "how fine the tags are: Penn Treebank's, the universal tag set's 12, content and function words, or any word",
-        ("penn", "universal", "content", "word"),
+        TAG_SETS,
         requires=("decode", "template"),
     )
 

@@ -10,6 +10,7 @@ One of four operations, each on n = max(1, alpha * number of words) words:
 Stop words are neither replaced nor looked up. Synonyms are WordNet's, read by nltk. Punctuation stays where it is.
 """
 
+import contextlib
 import io
 import os
 import re
@@ -35,9 +36,11 @@ HOW_TO_GET_WORDNET = (
 )
 
 
+@cache
 def load_synonyms(folder=None):
     """synonyms(word) -> sorted list of other words, from WordNet in a folder, or wherever nltk or Debian keep it.
 
+    Read once: the script looks for what is missing before the run, and uses it later.
     Raises UserError where nltk or WordNet's files are missing.
     """
     try:
@@ -75,20 +78,18 @@ def load_synonyms(folder=None):
 
 
 def _find_wordnet(nltk, folder):
-    places = [Path(folder)] if folder else [Path(p, "corpora", "wordnet") for p in nltk.data.path]
-    if not folder:
-        places.append(Path("/usr/share/wordnet"))
+    """The folder with WordNet's files, a string, or nltk's pointer to them within a zip file. Raises UserError."""
+    places = [Path(folder)] if folder else [Path(path, "corpora", "wordnet") for path in nltk.data.path]
+    places += [] if folder else [Path("/usr/share/wordnet")]
     for place in places:
         if (place / "index.noun").is_file() and os.access(place / "data.noun", os.R_OK):
             return str(place.resolve())
+    where = f"--wordnet: {folder} has no"
     if not folder:
-        try:  # as the downloader leaves it
+        where = "no"
+        with contextlib.suppress(LookupError):  # as the downloader leaves it
             return nltk.data.find("corpora/wordnet.zip/wordnet/")
-        except LookupError:
-            pass
-    raise UserError(
-        f"{f'--wordnet: {folder} has no' if folder else 'no'} WordNet (index.noun, data.noun): {HOW_TO_GET_WORDNET}"
-    )
+    raise UserError(f"{where} WordNet (index.noun, data.noun): {HOW_TO_GET_WORDNET}")
 
 
 def change(text, alpha, draw, synonyms):

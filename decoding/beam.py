@@ -16,9 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from decoding.constraint import constrain
-from decoding.filters import filter_logits, needs_history
-from decoding.generation import next_token_logits, prepare
+from decoding.generation import admissible, next_token_logits, prepare
 
 
 class Beam(NamedTuple):
@@ -111,12 +109,9 @@ def _start(rules, index, prompt):
 def _candidates(rules, searches, logits):
     """For every search its 2K best next steps: [(score, parent, token)], best first; parent is a place in `running`."""
     everyone = [(search, beam) for search in searches for beam in search.running]
-    raw = logits[[beam.row for _, beam in everyone]].float().log_softmax(dim=-1)
-    scores = raw
-    if needs_history(rules.settings):
-        scores = filter_logits(raw, [search.prompt + beam.ids for search, beam in everyone], rules.settings)
-    if rules.constraint is not None:
-        scores = constrain(scores, rules.constraint, [beam.state for _, beam in everyone], raw)
+    scores = logits[[beam.row for _, beam in everyone]].float().log_softmax(dim=-1)
+    histories = (search.prompt + beam.ids for search, beam in everyone)
+    scores = admissible(scores, histories, rules.settings, rules.constraint, [beam.state for _, beam in everyone])
     scores = scores + torch.tensor([[beam.score] for _, beam in everyone], device=scores.device)
     size, found, row = scores.size(-1), [], 0
     for search in searches:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from config import UserError
+from datasets.sonnets import lines_of
 from decoding.constraint import token_texts
 
 RHYME_SCHEME = "ABABCDCDEFEFGG"
@@ -46,17 +47,15 @@ class SonnetForm:
         self.newline = tokenizer.encode("\n").ids[0]
         self.end_of_text = end_of_text
         self.lengths = [len(text) for text in texts]
-        whole = [bool(text.strip()) and len(text.splitlines()) == 1 and text[-1:].isprintable() for text in texts]
-        whole = [ok and not text.startswith("  ") for ok, text in zip(whole, texts, strict=True)]
-        self.is_text = torch.tensor(whole)  # no line break of any kind, no part of a character, not blank
+        self.is_text = torch.tensor([_is_text(text) for text in texts])
         self.starts_word = torch.tensor([text[:1].isspace() for text in texts])
         begins_line = re.compile(r"[\"'\u201c\u2018(]?\w|[\"'\u201c\u2018]$")
         self.starts_line = torch.tensor([bool(begins_line.match(text)) for text in texts])
         self.token_lengths = torch.tensor(self.lengths)
         self.masks = {}
 
-    def for_prompts(self, lines):
-        """The constraint under which prompt `index` gets exactly lines[index] further lines."""
+    def for_prompts(self, lines, seeds=None):
+        """The constraint under which prompt `index` gets exactly lines[index] further lines. Nothing needs a seed."""
         constraint = copy.copy(self)  # the tables and masks are shared
         constraint.lines = lines
         return constraint
@@ -99,6 +98,12 @@ class SonnetForm:
 
     def done(self, state):
         return state.lines == 0
+
+
+def _is_text(text):
+    """Not blank, no part of a character, no line break of any kind, at most one space before it."""
+    one_line = len(text.splitlines()) == 1 and text[-1:].isprintable()
+    return one_line and bool(text.strip()) and not text.startswith("  ")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -151,7 +156,7 @@ def measure_form(texts, given_lines, pronouncing):
     """
     counts, outcomes = [], []
     for text in texts:
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = lines_of(text)
         counts += [syllables(line, pronouncing) for line in lines[given_lines:]]
         for first, second in rhyming_pairs():
             if given_lines <= second < len(lines):

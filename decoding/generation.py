@@ -41,6 +41,15 @@ def prepare(gpt2, prompts, max_new_tokens):
     return new_tokens, input_ids, mask, KVCache(gpt2.config, len(prompts), capacity, gpt2.dtype, device)
 
 
+def admissible(scores, histories, settings, constraint=None, states=None):
+    """(B, V) logits or log-probabilities after all that depends on the text so far: the filters, then the constraint.
+
+    histories: the rows' token ids, iterated over only if a filter wants them. states: the rows' states.
+    """
+    filtered = filter_logits(scores, histories, settings) if needs_history(settings) else scores
+    return filtered if constraint is None else constrain(filtered, constraint, states, scores)
+
+
 @torch.no_grad()
 def generate(
     gpt2,
@@ -69,16 +78,13 @@ def generate(
     streams = row_streams(seed, range(len(prompts)) if rows is None else rows)
     outputs = [[] for _ in prompts]
     active = list(range(len(prompts)))  # the prompt behind each row of the batch
-    states = [constraint.start(index, new_tokens) for index in active] if constraint is not None else None
+    states = [constraint.start(index, new_tokens) if constraint is not None else None for index in active]
     finished = set()
     for step in range(new_tokens):
         hidden = gpt2(input_ids, mask, cache)["last_hidden_state"][:, -1]
-        logits = next_token_logits(gpt2, hidden)
-        raw = logits
-        if needs_history(settings):
-            logits = filter_logits(logits, [prompts[index] + outputs[index] for index in active], settings)
-        if constraint is not None:
-            logits = constrain(logits, constraint, [states[i] if i not in finished else None for i in active], raw)
+        histories = (prompts[index] + outputs[index] for index in active)
+        now = [states[index] if index not in finished else None for index in active]
+        logits = admissible(next_token_logits(gpt2, hidden), histories, settings, constraint, now)
         drawn = sample(logits, [streams[index] for index in active], settings)
         written = 0
         for index, token in zip(active, drawn.tolist(), strict=True):

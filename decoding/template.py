@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import torch
 
-from config import UserError
+from config import TAG_SETS, UserError
 from datasets.files import read_text
 
 WORD = "WORD"
@@ -42,7 +42,6 @@ UNIVERSAL = {  # Penn Treebank tag: universal tag
     **dict.fromkeys(("RB", "RBR", "RBS", "WRB"), "ADV"),
     **dict.fromkeys(("MD", "VB", "VBD", "VBG", "VBN", "VBP", "VBZ"), "VERB"),
 }
-TAG_SETS = ("penn", "universal", "content", "word")  # ever coarser
 LONGEST_WORD = 32  # tokens; with that much room every word fits
 MAX_WORD_TOKENS = 4  # of a training file's words; of the tagger's own only those are taken that are one token
 

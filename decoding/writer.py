@@ -113,8 +113,7 @@ class SonnetWriter:
     def _constraint_for(self, prompts, seeds=None):
         if self.constraint is None:
             return None
-        lines = [lines_to_write(prompt) for prompt in prompts]
-        return self.constraint.for_prompts(*([lines, seeds] if self.settings.decode == "template" else [lines]))
+        return self.constraint.for_prompts([lines_to_write(prompt) for prompt in prompts], seeds)
 
     def _stop(self, prompts):
         """stop(index, ids): whether line 14 is complete."""

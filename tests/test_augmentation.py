@@ -357,4 +357,4 @@ def test_a_missing_package_is_said(monkeypatch):
         check_augmentation(AugmentationSettings(augment=("back_translation",)))
     monkeypatch.setitem(sys.modules, "nltk", None)
     with pytest.raises(UserError, match=r"needs the package nltk: pip install -r requirements-extra\.txt"):
-        check_augmentation(AugmentationSettings(augment=("eda",)))
+        check_augmentation(AugmentationSettings(augment=("eda",), wordnet="nowhere"))
