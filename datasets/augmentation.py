@@ -56,14 +56,20 @@ def by_eda(rows, settings, seed, device):
 
 
 def by_back_translation(rows, settings, seed, device):
-    from datasets.back_translation import MarianTranslator, TranslationCache, back_translate
+    from datasets.back_translation import MarianTranslator, TranslationCache
 
-    cache = TranslationCache(settings.bt_cache)
     forward, backward = (
         MarianTranslator(name, device, settings.bt_beams) for name in (settings.bt_forward, settings.bt_backward)
     )
+    return back_translated(rows, forward, backward, TranslationCache(settings.bt_cache), settings.bt_batch_size)
+
+
+def back_translated(rows, forward, backward, cache, batch_size):
+    """(new rows, number dropped): every pair by way of another language, where both questions survive that."""
+    from datasets.back_translation import back_translate
+
     texts = [natural(text) for row in rows for text in row[:2]]
-    back = back_translate(texts, forward, backward, cache, settings.bt_batch_size)
+    back = back_translate(texts, forward, backward, cache, batch_size)
     made, dropped = [], 0
     for first, second, label, identifier in rows:
         pair = [preprocess_string(back[natural(text)]) for text in (first, second)]
@@ -78,8 +84,11 @@ METHODS = {"eda": by_eda, "back_translation": by_back_translation}
 
 
 def natural(text):
-    """The cleaned text as people write it, which is what translators know: no space before marks."""
-    return re.sub(r" ([.?,'])", r"\1", text)
+    """The cleaned text as people write it, which is what translators know: no space before marks, "I" and the
+    beginnings of sentences as capitals. Names stay small: which words are names is lost."""
+    text = re.sub(r" ([.?,'])", r"\1", text)
+    text = re.sub(r"\bi\b", "I", text)
+    return re.sub(r"(^|[.?!] )([a-z])", lambda found: found[0].upper(), text)
 
 
 def differs(new, old):

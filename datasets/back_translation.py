@@ -8,6 +8,7 @@ stopped goes on where it was, and the next run asks no model at all.
 import hashlib
 import importlib.util
 import sqlite3
+from functools import cached_property
 from pathlib import Path
 
 from tqdm import tqdm
@@ -56,8 +57,12 @@ class MarianTranslator:
     def __init__(self, model, device="cpu", beams=4):
         self.name, self.device, self.beams = model, device, beams
         self.folder = self._find()
-        self.key = f"{_fingerprint(self.folder)}-beams{beams}"
         self.model = None
+
+    @cached_property
+    def key(self):
+        """What the cache knows the model by: its files and the search."""
+        return f"{_fingerprint(self.folder)}-beams{self.beams}"
 
     def _find(self):
         if Path(self.name).is_dir():

@@ -274,7 +274,7 @@ def test_models_that_are_none(tmp_path):
 ROWS = [("is it one ?", "is it an eye ?", 1, "a"), ("is it a hen ?", "is it a bee ?", 0, "b")]
 
 
-OUTCOMES = {"is it one?": "Is it ONE ?", "is it an eye?": "eye it is?", "is it a hen?": "hen?", "is it a bee?": ""}
+OUTCOMES = {"Is it one?": "is it ONE ?", "Is it an eye?": "eye it is?", "Is it a hen?": "hen?", "Is it a bee?": ""}
 
 
 class FakeTranslator:
@@ -291,7 +291,7 @@ def test_a_pair_survives_only_if_both_questions_do(monkeypatch, tmp_path):
         augment=("back_translation",), bt_forward="there", bt_backward="back", bt_cache=str(tmp_path / "c.sqlite")
     )
     assert augment(ROWS, settings, seed=1) == ([], {"back_translation": {"made": 0, "dropped": 2}})
-    monkeypatch.setitem(OUTCOMES, "is it one?", "it's one?")
+    monkeypatch.setitem(OUTCOMES, "Is it one?", "it's one?")
     settings.bt_cache = str(tmp_path / "other.sqlite")
     rows, counts = augment(ROWS, settings, seed=1)
     assert rows == [("it 's one ?", "eye it is ?", 1, "a-bt")]
@@ -299,7 +299,8 @@ def test_a_pair_survives_only_if_both_questions_do(monkeypatch, tmp_path):
 
 
 def test_what_counts_as_changed():
-    assert natural("what 's up , doc ? no .") == "what's up, doc? no."
+    assert natural("what 's up , doc ? no .") == "What's up, doc? No."
+    assert natural('can i ski ? i \'m in st . moritz . "i"') == 'Can I ski? I\'m in st. Moritz. "I"'
     assert not differs("Is IT so?", "is it so ?") and not differs("  ", "is it") and differs("it is", "is it")
 
 
