@@ -7,12 +7,11 @@ The variants run in turn, round by round; reported are medians, and the median o
 """
 
 import argparse
-import statistics
-import time
 from pathlib import Path
 
 import torch
 
+from benchmarks.rounds import medians, time_rounds
 from config import DecodingSettings, GPT2Config, run_script
 from datasets import load_sonnets, load_tokenizer
 from datasets.sonnets import head_of
@@ -23,18 +22,20 @@ from models.gpt2 import GPT2Model
 
 
 def beam_variants(options):
+    """{name: function}, {name: tokens that it makes}"""
     torch.manual_seed(0)
     gpt2 = GPT2Model(GPT2Config()).eval()
     prompts = torch.randint(50257, (12, 32)).tolist()
     settings = DecodingSettings(max_new_tokens=options.new_tokens, beams=4)
-    tokens = 48 * options.new_tokens
-    return {
-        "48 samples": lambda: (generate(gpt2, prompts * 4, settings), tokens)[1],
-        "12 prompts x 4 beams": lambda: (beam_search(gpt2, prompts, settings), tokens)[1],
+    variants = {
+        "48 samples": lambda: generate(gpt2, prompts * 4, settings),
+        "12 prompts x 4 beams": lambda: beam_search(gpt2, prompts, settings),
     }
+    return variants, dict.fromkeys(variants, 48 * options.new_tokens)
 
 
 def constraint_variants(options):
+    """{name: function}, {name: tokens that it makes}"""
     gpt2, tokenizer = GPT2Model.from_pretrained("data/gpt2-mini").eval(), load_tokenizer("data/gpt2-mini")
     sonnets = load_sonnets(Path(options.data, "sonnets.txt"))
     lexicon = Lexicon(sonnets, *load_tagger())
@@ -52,12 +53,13 @@ def constraint_variants(options):
 
         return run
 
-    return {
+    variants = {
         "free": variant(),
         "sonnet form": variant(form="sonnet"),
         "templates, penn tags": variant(decode="template"),
         "templates, words only": variant(decode="template", template_tags="word"),
     }
+    return variants, {name: run() for name, run in variants.items()}  # the same seed, so the same tokens every time
 
 
 def main():
@@ -67,19 +69,11 @@ def main():
     parser.add_argument("--new_tokens", type=int, default=64, help="of the beams (default: 64)")
     parser.add_argument("--data", default="data/sample", help="folder with sonnets.txt (default: data/sample)")
     options = parser.parse_args()
-    variants = {"beams": beam_variants, "constraints": constraint_variants}[options.what](options)
-    rates = {name: [] for name in variants}
-    for number in range(options.rounds + 1):
-        for name, run in variants.items():
-            start = time.perf_counter()
-            tokens = run()
-            if number:  # the first round warms up
-                rates[name].append(tokens / (time.perf_counter() - start))
-    first = next(iter(rates))
+    variants, tokens = {"beams": beam_variants, "constraints": constraint_variants}[options.what](options)
+    seconds, first = time_rounds(variants, options.rounds), next(iter(variants))
     print(f"{torch.get_num_threads()} threads, {options.rounds} rounds\n{'':<26}{'tokens/s':>10}{'time a token':>16}")
-    for name, values in rates.items():
-        ratio = statistics.median(base / rate for rate, base in zip(values, rates[first], strict=True))
-        print(f"{name:<26}{statistics.median(values):>10.0f}{ratio:>15.2f}x")
+    for name, (median, ratio) in medians(seconds, first).items():
+        print(f"{name:<26}{tokens[name] / median:>10.0f}{ratio * tokens[first] / tokens[name]:>15.2f}x")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ trained model's are.
 """
 
 import argparse
-import statistics
-import time
 import warnings
 
 import torch
 import transformers
 
+from benchmarks.rounds import medians, time_rounds
 from benchmarks.train_step import transformers_model
 from config import DecodingSettings, GPT2Config
 from decoding import generate
@@ -70,16 +69,8 @@ def main():
     }
     if flags.no_course:
         del variants["the course's loop, no cache"]
-    seconds = {name: [] for name in variants}
     with torch.no_grad():
-        for round_number in range(flags.rounds + 1):
-            for name, run in variants.items():
-                if round_number == 0 and "course" in name:
-                    continue
-                start = time.perf_counter()
-                run()
-                if round_number:  # the first one warms up
-                    seconds[name].append(time.perf_counter() - start)
+        seconds = time_rounds(variants, flags.rounds)
     tokens = flags.prompts * flags.new_tokens
     print(
         f"{flags.precision}, {flags.prompts} prompts x {flags.new_tokens} tokens, sharpness {flags.sharpness:g}, ",
@@ -87,9 +78,8 @@ def main():
     )
     print(f"{torch.get_num_threads()} threads, {flags.rounds} rounds")
     print(f"{'':<30}{'tokens/s':>10}{'ours is faster by':>20}")
-    for name, times in seconds.items():
-        ratio = statistics.median(t / o for t, o in zip(times, seconds["ours"], strict=True))
-        print(f"{name:<30}{tokens / statistics.median(times):>10.1f}{ratio:>19.2f}x")
+    for name, (median, ratio) in medians(seconds, reference="ours").items():
+        print(f"{name:<30}{tokens / median:>10.1f}{ratio:>19.2f}x")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ the median of the ratios to full fine-tuning within each round.
 """
 
 import argparse
-import statistics
-import time
 
 import torch
 
 from benchmarks.methods_table import METHOD_FLAGS
+from benchmarks.rounds import medians, time_rounds
 from config import ParaphraseSettings, parse_flags, run_script
 from models.gpt2 import GPT2Model
 from models.paraphrase_gpt import ParaphraseGPT
@@ -44,17 +43,10 @@ def main():
     torch.manual_seed(0)
     batch = (torch.randint(8000, (32, 60)), torch.ones(32, 60, dtype=torch.long), torch.randint(2, (32,)))
     steps = {name: make_step(flags, options.model, batch) for name, flags in METHOD_FLAGS.items()}
-    seconds = {name: [] for name in steps}
-    for number in range(options.rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - start)
+    seconds = time_rounds(steps, options.rounds)
     print(f"{torch.get_num_threads()} threads, {options.rounds} rounds\n{'':<20}{'s a step':>10}{'of full':>10}")
-    for name, times in seconds.items():
-        ratio = statistics.median(t / f for t, f in zip(times, seconds["full fine-tuning"], strict=True))
-        print(f"{name:<20}{statistics.median(times):>10.3f}{ratio:>10.2f}")
+    for name, (median, ratio) in medians(seconds, reference="full fine-tuning").items():
+        print(f"{name:<20}{median:>10.3f}{ratio:>10.2f}")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ on the same linears. Random weights. The two run in turn; reported are medians a
 """
 
 import argparse
-import statistics
-import time
 
 import torch
 
+from benchmarks.rounds import medians, time_rounds
 from config import GPT2Config, LoRASettings
 from models.gpt2 import GPT2Model
 from modules.multi_lora import apply_multi_lora
@@ -38,18 +37,11 @@ def main():
     routing = apply_multi_lora(mixed, adapters)
     names = [None, *adapters] * options.rows
     ids = torch.randint(50257, (options.rows, options.tokens))
-    times = {"one LoRA": [], "five LoRAs and the base": []}
+    variants = {"one LoRA": lambda: single(ids), "five LoRAs and the base": lambda: mixed(ids)}
     with torch.no_grad(), routing.batch(names[: options.rows]):
-        for number in range(options.rounds + 1):
-            for name, model in zip(times, (single, mixed), strict=True):
-                start = time.perf_counter()
-                model(ids)
-                if number:  # the first round warms up
-                    times[name].append(time.perf_counter() - start)
-    for name, seconds in times.items():
-        print(f"{name:<26}{statistics.median(seconds):8.3f} s")
-    ratios = [mixed / single for single, mixed in zip(*times.values(), strict=True)]
-    print(f"{'ratio':<26}{statistics.median(ratios):8.3f}")
+        seconds = time_rounds(variants, options.rounds)
+    for name, (median, ratio) in medians(seconds, reference="one LoRA").items():
+        print(f"{name:<26}{median:8.3f} s{ratio:10.3f}")
 
 
 if __name__ == "__main__":

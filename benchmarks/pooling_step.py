@@ -6,11 +6,10 @@ LoRA, linear head, 8 pairs of up to 64 tokens; the variants run in turn, round b
 """
 
 import argparse
-import statistics
-import time
 
 import torch
 
+from benchmarks.rounds import medians, time_rounds
 from config import GPT2Config, HeadSettings, LoRASettings, PoolingSettings
 from models.gpt2 import GPT2Model
 from models.paraphrase_gpt import ParaphraseGPT
@@ -26,11 +25,17 @@ POOLINGS = {
 }
 
 
-def step(model, optimizer, ids, mask, labels):
-    loss, count = model(ids, mask, labels=labels)
-    (loss / count).backward()
-    optimizer.step()
-    optimizer.zero_grad()
+def make_step(gpt2, pooling, batch):
+    model = ParaphraseGPT(gpt2, HeadSettings(head="linear"), pooling).train()
+    optimizer = AdamW(parameter_groups(model, 0.0), lr=1e-5)
+
+    def step():
+        loss, count = model(*batch)
+        (loss / count).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
 
 
 def main():
@@ -44,21 +49,11 @@ def main():
     mask = torch.ones_like(ids)
     for row in range(8):
         mask[row, 64 - 2 * row :] = 0
-    prepared = {}
-    for name, settings in POOLINGS.items():
-        model = ParaphraseGPT(gpt2, HeadSettings(head="linear"), settings).train()
-        prepared[name] = model, AdamW(parameter_groups(model, 0.0), lr=1e-5)
-    seconds = {name: [] for name in prepared}
-    for round_number in range(flags.rounds + 1):
-        for name, (model, optimizer) in prepared.items():
-            start = time.perf_counter()
-            step(model, optimizer, ids, mask, labels)
-            if round_number:  # the first one warms up
-                seconds[name].append(time.perf_counter() - start)
+    steps = {name: make_step(gpt2, pooling, (ids, mask, labels)) for name, pooling in POOLINGS.items()}
+    seconds = time_rounds(steps, flags.rounds)
     print(f"fp32, batch 8 x 64, LoRA, {torch.get_num_threads()} threads, {flags.rounds} rounds")
-    for name, times in seconds.items():
-        ratio = statistics.median(t / last for t, last in zip(times, seconds["last"], strict=True))
-        print(f"{name:<12} median {statistics.median(times):.3f} s, {100 * (ratio - 1):+.1f} % over the last token")
+    for name, (median, ratio) in medians(seconds, reference="last").items():
+        print(f"{name:<12} median {median:.3f} s, {100 * (ratio - 1):+.1f} % over the last token")
 
 
 if __name__ == "__main__":

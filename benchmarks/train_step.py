@@ -8,13 +8,13 @@ and, for ratios, the median of the ratios within each round.
 """
 
 import argparse
-import statistics
-import time
+import functools
 
 import peft
 import torch
 import transformers
 
+from benchmarks.rounds import medians, time_rounds
 from config import AdapterSettings, GPT2Config, LoRASettings
 from models.gpt2 import GPT2Model
 from models.hugging_face import checkpoint_layout
@@ -112,31 +112,24 @@ def main():
     for row in range(8):
         mask[row, 192 - 5 * row :] = 0  # sonnets differ in length
     batch = {"token_ids": ids, "attention_mask": mask}
-    seconds, prepared = {}, {}
-    for name, (make, step) in variants(flags).items():
-        if flags.only and flags.only not in name:
-            continue
-        model = make()
-        trained = [p for p in model.parameters() if p.requires_grad]
-        ours = name.startswith("ours")
-        optimizer = AdamW(parameter_groups(model, 0.0), lr=1e-5) if ours else torch.optim.AdamW(trained, lr=1e-5)
-        prepared[name], seconds[name] = (model, optimizer, step), []
-    for round_number in range(flags.rounds + 1):
-        for name, (model, optimizer, step) in prepared.items():
-            with torch.autocast("cpu", torch.bfloat16, enabled=flags.precision == "bf16"):
-                start = time.perf_counter()
-                loss = step(model, optimizer, batch)
-                elapsed = time.perf_counter() - start
-            if round_number:  # the first one warms up
-                seconds[name].append(elapsed)
-            else:
-                print(f"{name}: {count_parameters(model)[0]:,} trained, first loss {loss:.4f}", flush=True)
+    steps = {}
+    with torch.autocast("cpu", torch.bfloat16, enabled=flags.precision == "bf16"):
+        for name, (make, step) in variants(flags).items():
+            if flags.only and flags.only not in name:
+                continue
+            model = make()
+            trained = [p for p in model.parameters() if p.requires_grad]
+            ours = name.startswith("ours")
+            optimizer = AdamW(parameter_groups(model, 0.0), lr=1e-5) if ours else torch.optim.AdamW(trained, lr=1e-5)
+            loss = step(model, optimizer, batch)
+            print(f"{name}: {count_parameters(model)[0]:,} trained, first loss {loss:.4f}", flush=True)
+            steps[name] = functools.partial(step, model, optimizer, batch)
+        seconds = time_rounds(steps, flags.rounds)
     print(f"\n{flags.precision}, dropout {flags.dropout}, {torch.get_num_threads()} threads, {flags.rounds} rounds")
-    reference = next(iter(seconds))
+    reference = next(iter(steps))
     print(f"{'':<28}{'median s':>10}{'min s':>10}{'over ' + reference:>24}")
-    for name, times in seconds.items():
-        ratio = statistics.median(t / r for t, r in zip(times, seconds[reference], strict=True))
-        print(f"{name:<28}{statistics.median(times):>10.3f}{min(times):>10.3f}{ratio:>24.3f}")
+    for name, (median, ratio) in medians(seconds, reference).items():
+        print(f"{name:<28}{median:>10.3f}{min(seconds[name]):>10.3f}{ratio:>24.3f}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,27 @@
+"""Timing on a noisy machine: variants run in turn, round by round; what counts are ratios within a round."""
+
+import statistics
+import time
+
+
+def time_rounds(variants, rounds):
+    """{name: seconds of each round} for {name: function}; a round before the first warms up."""
+    seconds = {name: [] for name in variants}
+    for number in range(rounds + 1):
+        for name, run in variants.items():
+            start = time.perf_counter()
+            run()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def medians(seconds, reference):
+    """{name: (median seconds, median of the ratios to the reference within each round)}"""
+    return {
+        name: (
+            statistics.median(times),
+            statistics.median(t / r for t, r in zip(times, seconds[reference], strict=True)),
+        )
+        for name, times in seconds.items()
+    }
