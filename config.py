@@ -546,8 +546,15 @@ class DecodingSettings:
         check(math.isfinite(self.length_penalty), f"--length_penalty must be a number, got {self.length_penalty}")
 
     @property
+    def draws(self):
+        """Whether tokens are drawn, so that another seed is another text."""
+        return self.decode in SAMPLED
+
+    @property
     def samples(self):
-        """How many samples a prompt gets."""
+        """How many samples a prompt gets. A --num_samples saved with a run counts only where tokens are drawn."""
+        if not self.draws:
+            return 1
         return (8 if self.decode == "mbr" else 1) if self.num_samples is None else self.num_samples
 
 

@@ -145,9 +145,7 @@ def predict_and_score(writer, prompts, gold, training, settings, run):
     if len(candidates[0]) > 1:
         rows = [{"prompt": place, **c._asdict()} for place, group in enumerate(candidates) for c in group]
         write_text(run.folder / "candidates.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    seeds = range(seed, seed + data.score_seeds)
-    if settings.decoding.decode in ("greedy", "beam"):
-        seeds = [seed]  # nothing is drawn
+    seeds = range(seed, seed + (data.score_seeds if settings.decoding.draws else 1))
     heads = [head_of(sonnet) for sonnet in gold]
     with tqdm(desc="scoring on dev", unit="token", disable=None) as bar:
         dev = [[best.text for best, *_ in writer.write(heads, seed, bar.update)] for seed in seeds]

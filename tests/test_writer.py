@@ -159,3 +159,11 @@ def test_a_resumed_run_may_be_decoded_otherwise(sonnet_flags, tmp_path):  # noqa
     run(sonnet_generation, [*without(sonnet_flags, "--epochs"), "--epochs", "1", "--run_dir", "run"])
     run(sonnet_generation, ["--resume", "--run_dir", "run", "--epochs", "2", "--decode", "beam", "--beams", "2"])
     assert len((tmp_path / "run/candidates.jsonl").read_text(encoding="utf-8").splitlines()) == 6
+
+
+def test_a_saved_number_of_samples_is_for_sampling_only(sonnet_flags, tmp_path, capsys):  # noqa: F811
+    run(sonnet_generation, [*sonnet_flags, "--num_samples", "3", "--run_dir", "run"])
+    (tmp_path / "run/candidates.jsonl").unlink()
+    capsys.readouterr()
+    run(sonnet_generation, [*without(sonnet_flags, "--epochs", "--lr"), "--checkpoint", "run", "--decode", "greedy"])
+    assert "model, 1 seed " in capsys.readouterr().out and not (tmp_path / "run/candidates.jsonl").exists()
