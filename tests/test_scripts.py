@@ -269,6 +269,7 @@ def test_two_processes_train_like_one_and_hand_in_every_row(pair_flags, tmp_path
     assert losses["two"] == pytest.approx(losses["one"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_datasets_folder_hides_nobody_elses_imports():
     code = "import transformers, accelerate, peft, datasets; assert datasets.load_sonnets; peft.LoraConfig()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

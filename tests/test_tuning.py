@@ -453,6 +453,7 @@ def test_core_files_know_no_tuning_method():
         assert not [method for method in (*TUNING_METHODS, "bottleneck") if method in words(source)], name
 
 
+@pytest.mark.slow
 def test_the_documented_counts_are_what_the_command_prints():
     from pathlib import Path
 
