@@ -26,7 +26,7 @@ from decoding.template import Lexicon, format_templates, load_tagger, load_templ
 from decoding.writer import SonnetWriter
 from evaluation import mean_and_deviation, perplexity, score_sonnets, sonnet_floors
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
-from modules.tuning import after_step, chosen_methods, default_learning_rate, merge, with_penalties
+from modules.tuning import after_step, cast_for_prediction, chosen_methods, default_learning_rate, merge, with_penalties
 from training import fit, load_backbone, load_trained, make_accelerator, print_table, steps_an_epoch, to_device
 
 TASK = "sonnet_generation"
@@ -67,7 +67,7 @@ def main(settings, given):
             loss = held_out_loss(model, dev_batches, accelerator.device)
         figures |= {"dev loss": f"{loss:.4f} nats a token", "dev perplexity": f"{perplexity(loss):.2f}"}
         if accelerator.mixed_precision == "bf16":
-            gpt2.to(torch.bfloat16)  # nothing is trained any more: no weight need be cast at every token
+            cast_for_prediction(gpt2, torch.bfloat16)
         print_table("Sonnet generation", figures)
         writer = make_writer(gpt2, tokenizer, training, settings, run)
         scores = predict_and_score(writer, prompts, gold, training, settings, run)

@@ -24,6 +24,9 @@ from modules.tuning import attach, cast_frozen, check_mergeable, chosen_methods,
 from optimizer import AdamW, parameter_groups
 
 
+BF16_FLAGS = {"avx512_bf16", "amx_bf16"}
+
+
 def make_accelerator(settings):
     """The Accelerator for settings (TrainingSettings), and a line that says what it took and why."""
     if settings.use_gpu and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
@@ -46,8 +49,18 @@ def has_native_bf16(device):
     """Whether the hardware multiplies bf16 matrices itself; elsewhere bf16 is emulated, and slower than fp32."""
     if device == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities() if device == "cpu" else {}
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return device == "cpu" and not BF16_FLAGS.isdisjoint(cpu_features())
+
+
+def cpu_features():
+    """What the CPU says that it can do: from torch or, where an older one (2.8, 2.9) cannot be asked, from Linux."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return {name for name, present in torch.cpu.get_capabilities().items() if present}
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith("flags") for flag in line.split()}
 
 
 def load_backbone(settings, accelerator):

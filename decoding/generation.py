@@ -38,7 +38,7 @@ def prepare(gpt2, prompts, max_new_tokens):
     device = gpt2.word_embedding.weight.device
     input_ids, mask = (x.to(device) for x in pad(prompts, pad_id=0, side="left"))
     capacity = longest + new_tokens + gpt2.config.max_position_embeddings - context  # room for virtual tokens, too
-    return new_tokens, input_ids, mask, KVCache(gpt2.config, len(prompts), capacity, gpt2.dtype, device)
+    return new_tokens, input_ids, mask, KVCache(len(gpt2.gpt_layers), capacity)
 
 
 def admissible(scores, histories, settings, constraint=None, states=None):

@@ -70,11 +70,6 @@ class GPT2Model(nn.Module):
         """How many tokens of text fit: all positions, less those that a tuning method takes."""
         return self.config.max_position_embeddings - (0 if self.prompt is None else self.prompt.length)
 
-    @property
-    def dtype(self):
-        """The dtype of the backbone's matrices: fp32, or bf16 where frozen weights or the whole model were cast."""
-        return self.gpt_layers[0].self_attention.key.weight.dtype
-
     def hidden_state_to_token(self, hidden_states):
         """(..., D) -> (..., V): logits over the vocabulary through the tied word embedding, h E^T."""
         return F.linear(hidden_states, self.word_embedding.weight)

@@ -1,26 +1,27 @@
 """Key-value cache for generation: keys and values of past positions are computed once and kept.
 
-Preallocated at the final length and written in place, so that a step copies T new rows and nothing else.
+Preallocated at the final length and written in place, so that a step copies T new rows and nothing else. Room is made
+when the first keys come: their batch, heads, dtype and device are the cache's, so that nobody need know them before.
 
 Legend: B batch, T new positions, S positions so far, M capacity, H heads, d width of a head.
 """
-
-import torch
 
 
 class LayerKVCache:
     """Keys and values of one layer, each (B, H, M, d), filled up to `length`."""
 
-    def __init__(self, batch_size, num_heads, capacity, head_size, dtype, device):
-        self.keys = torch.zeros(batch_size, num_heads, capacity, head_size, dtype=dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
-        self.length = 0
+    def __init__(self, capacity):
+        self.capacity, self.length = capacity, 0
+        self.keys = self.values = None
 
     def update(self, key, value):
         """Append (B, H, T, d) each and return everything so far, (B, H, S, d) each, as views."""
         end = self.length + key.size(2)
-        if end > self.keys.size(2):
-            raise ValueError(f"the cache holds {self.keys.size(2)} positions, {end} are needed")
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} positions, {end} are needed")
+        if self.keys is None:
+            shape = (*key.shape[:2], self.capacity, key.size(3))
+            self.keys, self.values = key.new_zeros(shape), value.new_zeros(shape)
         self.keys[:, :, self.length : end] = key
         self.values[:, :, self.length : end] = value
         self.length = end
@@ -28,17 +29,10 @@ class LayerKVCache:
 
 
 class KVCache:
-    """One LayerKVCache for each layer of a model.
+    """One LayerKVCache for each layer of a model. capacity: positions to make room for, prompt included."""
 
-    capacity: positions to make room for, prompt included. The dtype is the one that the linears put out.
-    """
-
-    def __init__(self, config, batch_size, capacity, dtype=torch.float32, device="cpu"):
-        head_size = config.hidden_size // config.num_attention_heads
-        self.layers = [
-            LayerKVCache(batch_size, config.num_attention_heads, capacity, head_size, dtype, device)
-            for _ in range(config.num_hidden_layers)
-        ]
+    def __init__(self, num_layers, capacity):
+        self.layers = [LayerKVCache(capacity) for _ in range(num_layers)]
 
     @property
     def length(self):

@@ -59,7 +59,7 @@ class MultiLoRALinear(TunedLinear):
         if rows is None or len(rows) != len(x):
             given = "no batch" if rows is None else f"a batch of {len(rows)} rows"
             raise ValueError(f"the routing knows {given}, {len(x)} rows came: use `with routing.batch(names):`")
-        update = torch.bmm(torch.bmm(x, self.stack_a[rows]), self.stack_b[rows])
+        update = torch.bmm(torch.bmm(x, self.stack_a[rows].to(x.dtype)), self.stack_b[rows].to(x.dtype))
         return update.add_(F.linear(x, self.weight, self.bias))
 
 

@@ -52,6 +52,8 @@ class SoftPrompt(nn.Module):
 class EncodedPrompt(SoftPrompt):
     """P-tuning: the vectors come out of an encoder, which is trained along."""
 
+    stays_fp32 = True  # tiny, and not every CPU has a bf16 LSTM
+
     def __init__(self, gpt2, length, encoder, hidden):
         super().__init__(gpt2, length)
         width = gpt2.config.hidden_size
@@ -65,7 +67,7 @@ class EncodedPrompt(SoftPrompt):
         self.to(self.embedding.device)
 
     def written(self):
-        with torch.autocast(self.embedding.device.type, enabled=False):  # tiny, and not every CPU has a bf16 LSTM
+        with torch.autocast(self.embedding.device.type, enabled=False):
             encoded = self.embedding if self.lstm is None else self.lstm(self.embedding[None])[0][0]
             return self.mlp(encoded)
 

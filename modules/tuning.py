@@ -148,6 +148,19 @@ def cast_frozen(gpt2, dtype):
                 parameter.data = parameter.data.to(dtype)
 
 
+def cast_for_prediction(module, dtype):
+    """Cast all parameters once, where nothing is trained any more: then no weight need be cast at every token.
+
+    Modules that say `stays_fp32`, and buffers (the scales of quantised weights), keep their precision.
+    """
+    if getattr(module, "stays_fp32", False):
+        return
+    for parameter in module.parameters(recurse=False):
+        parameter.data = parameter.data.to(dtype)
+    for child in module.children():
+        cast_for_prediction(child, dtype)
+
+
 def trainable_state_dict(model, resumable=False):
     """{name: tensor} of what is trained: all that prediction needs. resumable: and what training needs to go on."""
     tensors = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}

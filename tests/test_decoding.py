@@ -73,7 +73,7 @@ def test_logits_of_cached_chunks_equal_a_whole_pass(gpt2):
     mask = torch.ones_like(ids)
     mask[0, :4] = 0
     for attention_mask in (mask, None):
-        cache = KVCache(gpt2.config, 3, 17)
+        cache = KVCache(len(gpt2.gpt_layers), 17)
         with torch.no_grad():
             whole = gpt2(ids, attention_mask)["last_hidden_state"]
             pieces = []
@@ -85,7 +85,7 @@ def test_logits_of_cached_chunks_equal_a_whole_pass(gpt2):
 
 
 def test_the_cache_refuses_to_overflow(gpt2):
-    cache = KVCache(gpt2.config, 1, 4)
+    cache = KVCache(len(gpt2.gpt_layers), 4)
     with pytest.raises(ValueError, match="holds 4 positions, 5 are needed"):
         gpt2(torch.zeros(1, 5, dtype=torch.long), cache=cache)
 

@@ -125,14 +125,16 @@ def test_a_checkpoint_gives_the_same_sonnets_merged_or_not(sonnet_flags, tmp_pat
         assert (tmp_path / "out/sonnets.txt").read_bytes() == first
 
 
-@pytest.mark.parametrize("method", [name for name in TUNING_METHODS if name not in ("lora", "adapter")])
-def test_every_method_goes_through_both_scripts_and_back(sonnet_flags, pair_flags, tmp_path, method):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", [*TUNING_METHODS, "ptuning --ptuning_encoder lstm"])
+def test_every_method_goes_through_both_scripts_and_back(sonnet_flags, pair_flags, tmp_path, method, precision):
     """Trained, generated with, kept, and loaded again to the same predictions."""
     for script, flags, file in (
         (sonnet_generation, [*sonnet_flags, "--temperature", "0"], "out/sonnets.txt"),
         (paraphrase_detection, pair_flags, "out/dev.csv"),
     ):
-        run(script, [*flags, "--tuning", method, "--run_dir", f"{script.TASK}"])
+        flags = [*flags, "--precision", precision]
+        run(script, [*flags, "--tuning", *method.split(), "--run_dir", f"{script.TASK}"])
         first = (tmp_path / file).read_bytes()
         (tmp_path / file).unlink()
         run(script, [*without(flags, "--epochs", "--lr"), "--checkpoint", f"{script.TASK}"])

@@ -315,7 +315,7 @@ def test_a_cache_filled_in_chunks_gives_what_one_pass_gives(gpt2, choice):
     """(Whole texts, cached and uncached, in left-padded batches, are compared in test_decoding.py.)"""
     attach(gpt2, CHOICES[choice])
     train_a_little(gpt2)
-    cache = KVCache(gpt2.config, 2, 40)
+    cache = KVCache(len(gpt2.gpt_layers), 40)
     with torch.no_grad():
         chunks = [gpt2(ids, cache=cache)["last_hidden_state"] for ids in INPUT_IDS.split([9, 1, 6, 1, 3], dim=1)]
     torch.testing.assert_close(torch.cat(chunks, dim=1), hidden_states(gpt2), atol=1e-5, rtol=1e-5)
