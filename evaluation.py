@@ -11,7 +11,7 @@ import statistics
 import torch
 from sacrebleu.metrics import CHRF
 
-from config import NO_TOKEN_ID, YES_TOKEN_ID
+from config import ANSWERS
 from datasets.sonnets import SONNET_LINES, head_of, lines_of, tail_of
 
 
@@ -38,7 +38,7 @@ def perplexity(mean_loss):
 
 @torch.no_grad()
 def predict_paraphrase(loader, model, device):
-    """(ids, predictions) over a loader's batches; predictions are token ids, 3919 (no) or 8505 (yes).
+    """(ids, predictions) over a loader's batches; predictions are token ids, those of "no" and "yes".
 
     The model may put out two logits (no, yes) or, as the course's skeleton does, logits over the whole vocabulary.
     """
@@ -53,8 +53,8 @@ def predict_paraphrase(loader, model, device):
 
 
 def answer_token(label):
-    """0 -> 3919 (no), 1 -> 8505 (yes)."""
-    return (NO_TOKEN_ID, YES_TOKEN_ID)[label]
+    """0 -> the token of "no", 1 -> that of "yes"."""
+    return tuple(ANSWERS.values())[label]
 
 
 def model_eval_paraphrase(loader, model, device):

@@ -4,7 +4,9 @@ python paraphrase_detection.py --lora                            train, evaluate
 python paraphrase_detection.py --checkpoint runs/paraphrase-lora predict again, for instance another --para_test
 """
 
-from config import ParaphraseSettings, parse_flags, run_script
+from cli.flags import parse_flags
+from cli.script import run_script
+from config import ParaphraseSettings
 
 if __name__ == "__main__":  # before the heavy imports, so that --help and typing errors answer at once
     FLAGS = run_script(parse_flags, ParaphraseSettings)
@@ -14,8 +16,8 @@ from collections import Counter
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
-from checkpoint import open_run
-from config import YES_TOKEN_ID
+from cli.tables import format_table
+from config import ANSWERS
 from datasets import (
     LengthGroupedBatches,
     ParaphraseDetectionDataset,
@@ -26,16 +28,14 @@ from datasets.augmentation import augment, check_augmentation, describe, format_
 from datasets.files import check_writable, write_text
 from evaluation import accuracy, answer_token, macro_f1, predict_paraphrase
 from models.paraphrase_gpt import ParaphraseGPT
-from modules.tuning import after_step, chosen_methods, default_learning_rate, merge, with_penalties
-from training import fit, load_backbone, load_trained, make_accelerator, print_table, steps_an_epoch
+from training.assembly import assemble, load_trained, open_task
+from training.loop import TrainingLoop
 
 TASK = "paraphrase_detection"
 
 
 def main(settings, given):
-    accelerator = make_accelerator(settings.training)
-    name = "-".join(["paraphrase", *(chosen_methods(settings) or ["full"])])
-    run, settings = broadcast_object_list([open_run(TASK, name, settings, given)])[0]
+    run, settings, accelerator = open_task(TASK, settings, given, "paraphrase")
     data, predict_only = settings.data, settings.run.checkpoint
     for path in (data.para_dev_out, data.para_test_out):
         check_writable(path)
@@ -45,29 +45,29 @@ def main(settings, given):
     dev_rows = load_paraphrase_data(data.para_dev, split="dev")
     test_rows = load_paraphrase_data(data.para_test, split="test")
 
-    gpt2, tokenizer, base = load_backbone(settings, accelerator)
-    model = ParaphraseGPT(gpt2, settings.head, settings.pooling)
-    context = gpt2.context
-    dev = ParaphraseDetectionDataset(dev_rows, tokenizer, context)
-    test = ParaphraseDetectionTestDataset(test_rows, tokenizer, context)
+    tuned = assemble(settings)
+    model, context = ParaphraseGPT(tuned.gpt2, settings.head, settings.pooling), tuned.gpt2.context
+    dev = ParaphraseDetectionDataset(dev_rows, tuned.tokenizer, context)
+    test = ParaphraseDetectionTestDataset(test_rows, tuned.tokenizer, context)
     if accelerator.is_main_process:
-        run.begin(TASK, settings, base)
-    if predict_only:
-        figures = load_trained(model, run, accelerator)
-    else:
+        run.begin(TASK, settings, tuned.fingerprint)
+    trained = {}
+    if not predict_only:
         more_rows = broadcast_object_list([more_training_rows(train_rows, settings, run, accelerator)])[0]
-        dataset = ParaphraseDetectionDataset(train_rows + more_rows, tokenizer, context)
-        figures = train(model, dataset, dev, settings, run, accelerator)
+        dataset = ParaphraseDetectionDataset(train_rows + more_rows, tuned.tokenizer, context)
+        loop = TrainingLoop(model, settings.training, run, accelerator, tuned.after_step)
+        trained = train(loop, dataset, dev, settings.inference.eval_batch_size, tuned.loss(answer_loss))
+    figures = load_trained(model, run, accelerator) | trained
     if settings.inference.merge:
-        merge(gpt2, chosen_methods(settings))
+        tuned.merge()
     answers = {}
     for path, dataset in ((data.para_dev_out, dev), (data.para_test_out, test)):
-        answers[path] = predict(model, dataset, settings, accelerator, path)
+        answers[path] = predict(model, dataset, settings.inference.eval_batch_size, accelerator, path)
         if accelerator.is_main_process:
             write_text(path, format_predictions(dataset.ids, answers[path]))
     if accelerator.is_main_process:
         figures |= report(dev, answers[data.para_dev_out], data, answers[data.para_test_out])
-        print_table("Paraphrase detection", figures)
+        print("\n" + format_table(figures, "Paraphrase detection"), end="")
         run.report({"figures": figures})
 
 
@@ -85,29 +85,26 @@ def more_training_rows(rows, settings, run, accelerator):
     return more
 
 
-def train(model, dataset, dev, settings, run, accelerator):
-    options, methods = settings.training, chosen_methods(settings)
-    options.lr = options.lr or default_learning_rate(methods)
+def train(loop, dataset, dev, eval_batch_size, loss_fn):
+    options, accelerator = loop.settings, loop.accelerator
     rank, world = accelerator.process_index, accelerator.num_processes
     batches = LengthGroupedBatches(dataset, options.batch_size, True, options.seed, rank, world)
 
     def evaluate(model):
-        figures = dev_figures(dev, predict(model, dev, settings, accelerator, "dev"))
+        figures = dev_figures(dev, predict(model, dev, eval_batch_size, accelerator, "dev"))
         return {"score": figures["dev accuracy"]} | figures
 
-    loss_fn = with_penalties(answer_loss, model.gpt, methods)
-    hook = after_step(model.gpt, methods, options.epochs * steps_an_epoch(batches, options))
-    return fit(model, batches, loss_fn, evaluate, options, run, accelerator, hook)
+    return loop.fit(batches, loss_fn, evaluate)
 
 
 def answer_loss(model, batch):
     return model(batch["token_ids"], batch["attention_mask"], labels=batch["labels"])
 
 
-def predict(model, dataset, settings, accelerator, description):
-    """{id: 8505 or 3919} for every row of the dataset; the processes share the work."""
+def predict(model, dataset, batch_size, accelerator, description):
+    """{id: answer} for every row of the dataset; the processes share the work."""
     rank, world = accelerator.process_index, accelerator.num_processes
-    batches = LengthGroupedBatches(dataset, settings.inference.eval_batch_size, rank=rank, world=world)
+    batches = LengthGroupedBatches(dataset, batch_size, rank=rank, world=world)
     with accelerator.autocast():
         bar = tqdm(batches, desc=description, unit="batch", leave=False, disable=None)
         ids, predictions = predict_paraphrase(bar, model, accelerator.device)
@@ -131,7 +128,7 @@ def report(dev, dev_answers, data, test_answers):
     figures = {name: f"{value:.4f}" for name, value in dev_figures(dev, dev_answers).items()}
     figures["always the commoner answer"] = f"{majority:.4f} dev accuracy"
     for path, answers in ((data.para_dev_out, dev_answers), (data.para_test_out, test_answers)):
-        yes = sum(answer == YES_TOKEN_ID for answer in answers.values())
+        yes = sum(answer == ANSWERS["yes"] for answer in answers.values())
         figures[path] = f"{len(answers)} pairs, {100 * yes / len(answers):.1f} % yes"
     return figures
 

@@ -4,7 +4,9 @@ python pretrain.py --corpus FOLDER                       a small one, on a CPU i
 accelerate launch pretrain.py --corpus FOLDER --use_gpu  on several GPUs
 """
 
-from config import PretrainSettings, parse_flags, run_script
+from cli.flags import parse_flags
+from cli.script import run_script
+from config import PretrainSettings
 
 if __name__ == "__main__":  # before the heavy imports, so that --help and typing errors answer at once
     FLAGS = run_script(parse_flags, PretrainSettings)
@@ -17,19 +19,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 from safetensors import SafetensorError
 
-from checkpoint import open_run
-from config import DROPOUTS, END_OF_TEXT, GPT2Config, UserError
+from cli.script import say
+from cli.tables import format_table
+from config import DROPOUTS, END_OF_TEXT, GPT2Config
 from datasets.corpus import Corpus, PackedBatches, TokenFile, held_out_batches, prepare_corpus
 from datasets.files import check_writable
 from datasets.tokenizer import save_tokenizer
+from errors import UserError
 from evaluation import perplexity
+from formats.hugging_face import save_pretrained
 from models.gpt2 import GPT2Model
-from models.hugging_face import save_pretrained
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
-from training import fit, load_trained, make_accelerator, print_table, to_device
+from training.assembly import load_trained, open_task
+from training.loop import TrainingLoop, to_device
 
 TASK, BASE = "pretrain", "random weights"
 EVAL_TOKENS = 8192  # a batch, while measuring
@@ -37,8 +42,7 @@ MOST_LINES = 20  # held-out documents that each get a line in the report
 
 
 def main(settings, given):
-    accelerator = make_accelerator(settings.training)
-    run, settings = broadcast_object_list([open_run(TASK, "pretrain", settings, given)])[0]
+    run, settings, accelerator = open_task(TASK, settings, given, "pretrain")
     out = Path(settings.data.out or run.folder / "model")
     check_writable(out / "config.json")
     if accelerator.is_main_process and not (run.folder / "corpus").is_dir():
@@ -54,18 +58,20 @@ def main(settings, given):
     measure = Measure(tokens, settings.shape.context, accelerator)
     if accelerator.is_main_process:
         run.begin(TASK, settings, BASE)
-    accelerator.print(
+    say(
         f"{sum(p.numel() for p in gpt2.parameters()):,} parameters, {len(tokens.train):,} training tokens, "
         f"{sum(map(len, tokens.held_out.values())):,} held out"
     )
     with accelerator.autocast():
         untrained = measure.sums(model.to(accelerator.device).eval())
-    if settings.run.checkpoint:
-        figures = load_trained(model, run, accelerator)
-    else:
-        figures = train(model, batches, measure, settings, run, accelerator)
+    trained = {}
+    if not settings.run.checkpoint:
+        trained = train(TrainingLoop(model, settings.training, run, accelerator), batches, measure)
+    figures = load_trained(model, run, accelerator) | trained
+    if trained:
+        figures["best epoch"] += f" of {settings.training.epochs}, of {settings.training.eval_every} steps each"
     if accelerator.is_main_process:
-        print_table("Pre-training", figures)
+        print("\n" + format_table(figures, "Pre-training"), end="")
         run.report({"figures": figures, "held out": measure.report(model, untrained)})
         save(gpt2, tokens.tokenizer, out, settings)
 
@@ -89,19 +95,16 @@ def make_batches(tokens, settings, accelerator):
     return PackedBatches(tokens.train, settings.shape.context, options.batch_size, batches, options.seed, rank, world)
 
 
-def train(model, batches, measure, settings, run, accelerator):
-    options = settings.training
-
+def train(loop, batches, measure):
     def evaluate(model):
         loss = measure.total(model)
         return {"score": -loss, "held-out loss": loss, "held-out perplexity": perplexity(loss)}
 
-    figures = fit(model, batches, language_model_loss, evaluate, options, run, accelerator)
-    figures["best epoch"] += f" of {options.epochs}, of {options.eval_every} steps each"
-    rows = options.batch_size * options.gradient_accumulation * accelerator.num_processes
-    seen = options.steps * rows * settings.shape.context
-    figures["tokens seen"] = f"{seen:,} ({seen / len(batches.tokens):.2f} passes over the corpus)"
-    return figures
+    options = loop.settings
+    rows = options.batch_size * options.gradient_accumulation * loop.accelerator.num_processes
+    seen = options.steps * rows * batches.context
+    passes = f"{seen:,} ({seen / len(batches.tokens):.2f} passes over the corpus)"
+    return loop.fit(batches, language_model_loss, evaluate) | {"tokens seen": passes}
 
 
 class Measure:
@@ -153,15 +156,14 @@ class Measure:
                 "unigram": perplexity(unigram_nats / count),
                 "untrained": perplexity(untrained_nats / count),
             }
-        width = max(map(len, [*rows, "held-out text"]))
-        print(f"\n{'held-out text':<{width}}" + "".join(f"{name:>14}" for name in next(iter(rows.values()))))
-        for title, figures in rows.items():
-            cells = (
-                f"{v:>14,}" if isinstance(v, int) else f"{v:>14,.{1 if v > 100 else 4}f}" for v in figures.values()
-            )
-            print(f"{title:<{width}}" + "".join(cells))
+        cells = {title: {name: _number(value) for name, value in row.items()} for title, row in rows.items()}
+        print("\n" + format_table(cells, corner="held-out text"), end="")
         print("(perplexity a token; unigram: of a model that knows only how often each token occurs)")
         return rows
+
+
+def _number(value):
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{1 if value > 100 else 4}f}"
 
 
 def save(gpt2, tokenizer, folder, settings):

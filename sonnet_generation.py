@@ -4,7 +4,9 @@ python sonnet_generation.py --lora                        train, generate, score
 python sonnet_generation.py --checkpoint runs/sonnet-lora generate again, with other --temperature or --top_p
 """
 
-from config import SonnetSettings, parse_flags, run_script
+from cli.flags import parse_flags
+from cli.script import run_script
+from config import SonnetSettings
 
 if __name__ == "__main__":  # before the heavy imports, so that --help and typing errors answer at once
     FLAGS = run_script(parse_flags, SonnetSettings)
@@ -12,66 +14,68 @@ if __name__ == "__main__":  # before the heavy imports, so that --help and typin
 import json
 import random
 
-import torch
-from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
-from checkpoint import open_run
-from config import UserError, check
+from cli.script import say
+from cli.tables import format_table, plus_minus
 from datasets import LengthGroupedBatches, SonnetsDataset, load_sonnets
 from datasets.files import check_writable, write_text
 from datasets.sonnets import PROMPT_LINES, head_of
-from decoding.form import load_pronouncing, measure_form
+from decoding.prosody import load_pronouncing, measure_form
 from decoding.template import Lexicon, format_templates, load_tagger, load_templates
 from decoding.writer import SonnetWriter
+from errors import UserError, check
 from evaluation import mean_and_deviation, perplexity, score_sonnets, sonnet_floors
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
-from modules.tuning import after_step, cast_for_prediction, chosen_methods, default_learning_rate, merge, with_penalties
-from training import fit, load_backbone, load_trained, make_accelerator, print_table, steps_an_epoch, to_device
+from training.assembly import assemble, load_trained, open_task
+from training.loop import TrainingLoop, to_device
 
 TASK = "sonnet_generation"
 KEPT_ASIDE = 0.1  # share of the training sonnets that stands in for a missing gold file
 
 
 def main(settings, given):
-    accelerator = make_accelerator(settings.training)
-    name = "-".join(["sonnet", *(chosen_methods(settings) or ["full"])])
-    run, settings = broadcast_object_list([open_run(TASK, name, settings, given)])[0]
+    run, settings, accelerator = open_task(TASK, settings, given, "sonnet")
     data = settings.data
     for path in (data.sonnet_out, data.sonnet_dev_out):
         check_writable(path)
-    if settings.decoding.decode == "template":
-        load_tagger()  # what is missing is missing now, not after hours of training
-        if settings.decoding.templates:
-            load_templates(settings.decoding.templates)
+    check_decoding(settings.decoding)
     training, gold = load_training_and_gold(data, settings.training.seed, required="gold_sonnet_path" in given)
     prompts = load_sonnets(data.held_out_sonnet_path)
-    accelerator.print(f"{len(training)} training sonnets, {len(gold)} dev sonnets, {len(prompts)} prompts to complete")
+    say(f"{len(training)} training sonnets, {len(gold)} dev sonnets, {len(prompts)} prompts to complete")
 
-    gpt2, tokenizer, base = load_backbone(settings, accelerator)
-    model = SonnetGPT(gpt2)
-    context = gpt2.context
-    check_prompts(prompts, tokenizer, context)
-    dev_batches = LengthGroupedBatches(SonnetsDataset(gold, tokenizer, context), settings.inference.eval_batch_size)
-    dataset = SonnetsDataset(training, tokenizer, context)
+    tuned = assemble(settings)
+    model, context = SonnetGPT(tuned.gpt2), tuned.gpt2.context
+    check_prompts(prompts, tuned.tokenizer, context)
+    dev = SonnetsDataset(gold, tuned.tokenizer, context)
+    dev_batches = LengthGroupedBatches(dev, settings.inference.eval_batch_size)
+    dataset = SonnetsDataset(training, tuned.tokenizer, context)
     if accelerator.is_main_process:
-        run.begin(TASK, settings, base)
-    if settings.run.checkpoint:
-        figures = load_trained(model, run, accelerator)
-    else:
-        figures = train(model, dataset, dev_batches, settings, run, accelerator)
+        run.begin(TASK, settings, tuned.fingerprint)
+    trained = {}
+    if not settings.run.checkpoint:
+        loop = TrainingLoop(model, settings.training, run, accelerator, tuned.after_step)
+        trained = train(loop, dataset, dev_batches, tuned.loss(language_model_loss))
+    figures = load_trained(model, run, accelerator) | trained
     if settings.inference.merge:
-        merge(gpt2, chosen_methods(settings))
+        tuned.merge()
     if accelerator.is_main_process:
         with accelerator.autocast():
             loss = held_out_loss(model, dev_batches, accelerator.device)
         figures |= {"dev loss": f"{loss:.4f} nats a token", "dev perplexity": f"{perplexity(loss):.2f}"}
-        if accelerator.mixed_precision == "bf16":
-            cast_for_prediction(gpt2, torch.bfloat16)
-        print_table("Sonnet generation", figures)
-        writer = make_writer(gpt2, tokenizer, training, settings, run)
+        print("\n" + format_table(figures, "Sonnet generation"), end="")
+        tuned.cast_for_prediction(settings.training.precision)
+        writer = make_writer(tuned, training, settings, run)
         scores = predict_and_score(writer, prompts, gold, training, settings, run)
         run.report({"figures": figures, "scores": scores})
+
+
+def check_decoding(options):
+    """Raise UserError for what templates would miss: now, not after hours of training."""
+    if options.decode == "template":
+        load_tagger()
+        if options.templates:
+            load_templates(options.templates)
 
 
 def load_training_and_gold(data, seed, required):
@@ -88,7 +92,7 @@ def load_training_and_gold(data, seed, required):
     )
     random.Random(seed).shuffle(training)
     aside = max(1, round(KEPT_ASIDE * len(training)))
-    print(f"{data.gold_sonnet_path} does not exist: {aside} of {len(training)} training sonnets are kept aside for dev")
+    say(f"{data.gold_sonnet_path} does not exist: {aside} of {len(training)} training sonnets are kept aside for dev")
     return training[aside:], training[:aside]
 
 
@@ -102,9 +106,8 @@ def check_prompts(prompts, tokenizer, context):
         )
 
 
-def train(model, dataset, dev_batches, settings, run, accelerator):
-    options, methods = settings.training, chosen_methods(settings)
-    options.lr = options.lr or default_learning_rate(methods)
+def train(loop, dataset, dev_batches, loss_fn):
+    options, accelerator = loop.settings, loop.accelerator
     rank, world = accelerator.process_index, accelerator.num_processes
     batches = LengthGroupedBatches(dataset, options.batch_size, True, options.seed, rank, world)
 
@@ -112,9 +115,7 @@ def train(model, dataset, dev_batches, settings, run, accelerator):
         loss = held_out_loss(model, dev_batches, accelerator.device)
         return {"score": -loss, "dev loss": loss, "dev perplexity": perplexity(loss)}
 
-    loss_fn = with_penalties(language_model_loss, model.gpt, methods)
-    hook = after_step(model.gpt, methods, options.epochs * steps_an_epoch(batches, options))
-    return fit(model, batches, loss_fn, evaluate, options, run, accelerator, hook)
+    return loop.fit(batches, loss_fn, evaluate)
 
 
 def held_out_loss(model, batches, device):
@@ -123,7 +124,7 @@ def held_out_loss(model, batches, device):
     return loss / count
 
 
-def make_writer(gpt2, tokenizer, training, settings, run):
+def make_writer(tuned, training, settings, run):
     """The SonnetWriter that the settings ask for; for templates, these are read, or taken from the training sonnets."""
     options, lexicon, templates = settings.decoding, None, None
     if options.decode == "template":
@@ -133,7 +134,7 @@ def make_writer(gpt2, tokenizer, training, settings, run):
             templates = load_templates(options.templates)
         write_text(run.folder / "templates.txt", format_templates(templates))
         print(f"{sum(templates.values())} lines, {len(templates)} templates: {run.folder / 'templates.txt'}")
-    return SonnetWriter(gpt2, tokenizer, options, settings.inference.eval_batch_size, lexicon, templates)
+    return SonnetWriter(tuned.gpt2, tuned.tokenizer, options, settings.inference.eval_batch_size, lexicon, templates)
 
 
 def predict_and_score(writer, prompts, gold, training, settings, run):
@@ -184,11 +185,8 @@ def report_form(rows, name, dev, gold):
 
 def print_scores(rows):
     """rows: {name: {figure: (mean, deviation)}}; the figures of the first row are the columns."""
-    columns = list(next(iter(rows.values())))
-    print(f"{'':<28}" + "".join(f"{column:>20}" for column in columns))
-    for name, values in rows.items():
-        cells = ["{:.2f} +- {:.2f}".format(*values[column]) if column in values else "-" for column in columns]
-        print(f"{name:<28}" + "".join(f"{cell:>20}" for cell in cells))
+    cells = {name: {figure: plus_minus(value) for figure, value in row.items()} for name, row in rows.items()}
+    print(format_table(cells), end="")
 
 
 def format_sonnets(sonnets):

@@ -13,11 +13,12 @@ import argparse
 import shutil
 import subprocess
 
-from config import check, run_script
+from cli.script import run_script
 from datasets import load_paraphrase_data
 from datasets.augmentation import back_translated, describe, format_rows
 from datasets.back_translation import TranslationCache
 from datasets.files import write_text
+from errors import check
 
 
 class Apertium:

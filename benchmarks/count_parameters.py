@@ -18,7 +18,8 @@ from config import (
     TopLayersSettings,
 )
 from models.gpt2 import GPT2Model
-from modules.tuning import attach, count_parameters, detach
+from tuning.attach import attach, detach
+from tuning.state import count_parameters
 
 SIZES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 ROWS = {  # with the scripts' defaults, but where a row says otherwise

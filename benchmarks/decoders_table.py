@@ -13,16 +13,20 @@ import dataclasses
 import time
 from pathlib import Path
 
-from checkpoint import Run
-from config import DecodingSettings, SonnetSettings, check, run_script, settings_from_dict
+from cli.flags import settings_from_dict
+from cli.script import run_script
+from config import DecodingSettings, SonnetSettings
 from datasets import load_sonnets
 from datasets.sonnets import PROMPT_LINES, head_of, tail_of
-from decoding.form import load_pronouncing, measure_form, words_of
+from decoding.prosody import load_pronouncing, measure_form, words_of
 from decoding.template import Lexicon, load_tagger
 from decoding.writer import SonnetWriter
+from errors import check
 from evaluation import mean_and_deviation, score_sonnets, sonnet_floors
 from models.sonnet_gpt import SonnetGPT
-from training import load_backbone, load_trained, make_accelerator
+from training.assembly import load_trained, make_accelerator
+from training.loop import load_backbone
+from training.runs import Run
 
 DECODERS = {
     "sample, T 1.2, top-p 0.9": {},

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.rounds import medians, time_rounds
-from config import DecodingSettings, GPT2Config, run_script
+from cli.script import run_script
+from config import DecodingSettings, GPT2Config
 from datasets import load_sonnets, load_tokenizer
 from datasets.sonnets import head_of
 from decoding import beam_search, generate

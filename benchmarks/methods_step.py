@@ -12,11 +12,14 @@ import torch
 
 from benchmarks.methods_table import METHOD_FLAGS
 from benchmarks.rounds import medians, time_rounds
-from config import ParaphraseSettings, parse_flags, run_script
+from cli.flags import parse_flags
+from cli.script import run_script
+from config import ParaphraseSettings
 from models.gpt2 import GPT2Model
 from models.paraphrase_gpt import ParaphraseGPT
-from modules.tuning import attach, chosen_methods
 from optimizer import AdamW, parameter_groups
+from tuning.attach import attach
+from tuning.register import chosen_methods
 
 
 def make_step(flags, model_folder, batch):

@@ -12,8 +12,10 @@ import re
 from pathlib import Path
 
 from benchmarks.mini_model import free_folder, run_task
-from config import TUNING_METHODS, check, run_script
-from modules.tuning import METHODS
+from cli.script import run_script
+from config import TUNING_METHODS
+from errors import check
+from tuning.register import METHODS
 
 ALL = "query,key,value,attention_dense,interm_dense,out_dense"
 METHOD_FLAGS = {  # name: flags of both scripts

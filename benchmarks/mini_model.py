@@ -18,11 +18,12 @@ from pathlib import Path
 
 import torch
 
-from config import check, run_script
+from cli.script import run_script
 from datasets import load_tokenizer
 from datasets.tokenizer import save_tokenizer
+from errors import check
+from formats.hugging_face import read_config, save_pretrained
 from models.gpt2 import GPT2Model
-from models.hugging_face import read_config, save_pretrained
 
 TASKS = {  # script, its data flags, the figures of an epoch to report
     "sonnets": (

@@ -14,7 +14,8 @@ from benchmarks.rounds import medians, time_rounds
 from config import GPT2Config, LoRASettings
 from models.gpt2 import GPT2Model
 from modules.multi_lora import apply_multi_lora
-from modules.tuning import attach, detach, trainable_state_dict
+from tuning.attach import attach, detach
+from tuning.state import trainable_state_dict
 
 RANKS = (2, 4, 8, 8, 16)
 

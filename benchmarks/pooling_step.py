@@ -13,8 +13,8 @@ from benchmarks.rounds import medians, time_rounds
 from config import GPT2Config, HeadSettings, LoRASettings, PoolingSettings
 from models.gpt2 import GPT2Model
 from models.paraphrase_gpt import ParaphraseGPT
-from modules.tuning import attach
 from optimizer import AdamW, parameter_groups
+from tuning.attach import attach
 
 POOLINGS = {
     "last": PoolingSettings(),

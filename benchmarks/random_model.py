@@ -11,10 +11,12 @@ from pathlib import Path
 
 import torch
 
-from config import GPT2Config, check, run_script
+from cli.script import run_script
+from config import GPT2Config
 from datasets import load_tokenizer
+from errors import check
+from formats.hugging_face import save_pretrained
 from models.gpt2 import GPT2Model
-from models.hugging_face import save_pretrained
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 

@@ -10,7 +10,7 @@ for the first half of a line as well.
 import argparse
 from pathlib import Path
 
-from config import run_script
+from cli.script import run_script
 from datasets import load_sonnets
 from decoding.template import TAG_SETS, coarser, load_tagger, tag_line
 

@@ -16,12 +16,13 @@ import transformers
 
 from benchmarks.rounds import medians, time_rounds
 from config import AdapterSettings, GPT2Config, LoRASettings
+from formats.hugging_face import checkpoint_layout
 from models.gpt2 import GPT2Model
-from models.hugging_face import checkpoint_layout
 from models.sonnet_gpt import SonnetGPT
-from modules.tuning import attach, cast_frozen, count_parameters
 from optimizer import AdamW, parameter_groups
-from training import scale_gradients
+from training.loop import scale_gradients
+from tuning.attach import attach, cast_frozen
+from tuning.state import count_parameters
 
 LORA = LoRASettings()  # the scripts' defaults: r = 4 on query, value, interm_dense, dropout 0.05
 

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from benchmarks.rounds import time_rounds
-from config import run_script
+from cli.script import run_script
 
 QUESTIONS = 27_192
 SIZES = {

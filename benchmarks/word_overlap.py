@@ -16,12 +16,15 @@ import numpy as np
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from checkpoint import Run
-from config import ParaphraseSettings, run_script, settings_from_dict
+from cli.flags import settings_from_dict
+from cli.script import run_script
+from config import ParaphraseSettings
 from datasets import LengthGroupedBatches, ParaphraseDetectionDataset, load_paraphrase_data
 from evaluation import accuracy, macro_f1
 from models.paraphrase_gpt import ParaphraseGPT
-from training import load_backbone, load_trained, make_accelerator
+from training.assembly import load_trained, make_accelerator
+from training.loop import load_backbone
+from training.runs import Run
 
 
 def features(first, second):

@@ -16,12 +16,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from anywhere
 
-from config import UserError, check, flag, parse_flags, run_script
+from cli.flags import Script, Settings, flag, group, parse_flags, split_names
+from cli.script import run_script
+from errors import UserError, check
 
 SOURCE = "https://raw.githubusercontent.com/cfifty/public_cs224n_gpt/HEAD/data"
 PAIR_COLUMNS = ("id", "sentence1", "sentence2")
@@ -55,8 +57,7 @@ FILES = {
 }
 
 
-@dataclass
-class DownloadOptions:
+class DownloadOptions(Settings):
     """download"""
 
     only: str = flag("", f"comma-separated files, out of {', '.join(FILES)}; by default all")
@@ -64,20 +65,19 @@ class DownloadOptions:
     url: str = flag(SOURCE, "where they come from")
     force: bool = flag(False, "replace files of yours that differ from the course's")
 
-    def __post_init__(self):
+    def relate(self):
         unknown = [name for name in self.names if name not in FILES]
         check(not unknown, f"--only: the course has no file {unknown[:1]}; choose from {', '.join(FILES)}")
 
     @property
     def names(self):
-        return [name.strip() for name in self.only.split(",") if name.strip()] or list(FILES)
+        return split_names(self.only) or list(FILES)
 
 
-@dataclass
-class DownloadSettings:
+class DownloadSettings(Script):
     """Download the course's official files and verify them; a stopped download goes on where it was."""
 
-    download: DownloadOptions = field(default_factory=DownloadOptions)
+    download: DownloadOptions = group(DownloadOptions)
 
 
 def main(settings, given):

@@ -14,7 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from config import run_script
+from cli.script import run_script
+from cli.tables import format_table, plus_minus
 from datasets import load_sonnets
 from datasets.files import write_text
 
@@ -71,7 +72,7 @@ def summary(reports, predictions, seconds):
         "sonnets: dev loss": f"{_course(sonnets, 'dev loss')} (nats a token)",
     }
     for name, scores in sonnets["scores"].items():
-        rows[f"sonnets: chrF, {name}"] = _plus_minus(scores["chrF whole"])
+        rows[f"sonnets: chrF, {name}"] = plus_minus(scores["chrF whole"])
     rows |= {
         "pairs: train loss": _course(pairs, "train_loss"),
         "pairs: dev accuracy": pairs["figures"]["dev accuracy"],
@@ -79,23 +80,17 @@ def summary(reports, predictions, seconds):
         "pairs: always one answer": pairs["figures"]["always the commoner answer"],
         "time": f"{seconds / 60:.1f} minutes",
     }
-    width = max(map(len, rows))
-    lines = ["", "Quickstart: GPT-2 mini with LoRA on the sample data", "-" * 51]
-    lines += [f"{name:<{width}}  {value}" for name, value in rows.items()]
+    text = "\n" + format_table(rows, "Quickstart: GPT-2 mini with LoRA on the sample data")
     gold = load_sonnets(f"{SAMPLE}/TRUE_sonnets_held_out_dev.txt")
     written = load_sonnets(Path(predictions, "generated_sonnets_dev.txt"))
     for index in range(2):
-        lines += ["", *_side_by_side(TITLES[0] + written[index], TITLES[1] + gold[index])]
-    return "\n".join(lines) + "\n"
+        text += "\n" + "\n".join(_side_by_side(TITLES[0] + written[index], TITLES[1] + gold[index])) + "\n"
+    return text
 
 
 def _course(report, figure):
     first, last = (report["epochs"][place][figure] for place in (0, -1))
     return f"{first:.4f} after the first epoch, {last:.4f} after the last"
-
-
-def _plus_minus(value):
-    return "{:.2f} +- {:.2f}".format(*value)
 
 
 def _side_by_side(left, right):

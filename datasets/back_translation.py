@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from config import UserError
+from errors import UserError
 
 LONGEST = 256  # tokens of a translation
 TOKENIZER_FILES = ("source.spm", "target.spm", "vocab.json")

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from config import END_OF_TEXT, UserError
+from config import END_OF_TEXT
 from datasets.batching import pad
 from datasets.files import read_text
 from datasets.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from errors import UserError
 
 HELD_OUT_SHARE = 0.01  # of every file's end, where no whole files are held out
 _PIECE = 100_000  # characters tokenised as one: bounds the memory of the tokenizer's own bookkeeping
@@ -134,7 +135,7 @@ class TokenFile:
 
 
 class PackedBatches:
-    """Endless shuffled windows of a token file, cut into epochs of `batches` batches: what `training.fit` wants.
+    """Endless shuffled windows of a token file, cut into epochs of `batches` batches: what the training loop wants.
 
     tokens: (N,) array. Each pass over it starts at another offset and takes every window of `context` tokens once, in
     an order that is a function of the seed and the pass alone, so that a resumed run sees what it would have seen.

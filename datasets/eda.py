@@ -18,7 +18,7 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-from config import UserError
+from errors import UserError
 
 STOP_WORDS = frozenset(
     """a about above after again against all also am an and any are aren't as at be because been before being below

@@ -4,7 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from config import UserError
+from errors import UserError
 
 
 def read_text(path):

@@ -6,9 +6,11 @@ import io
 import torch
 from tqdm import tqdm
 
-from config import END_OF_TEXT, NO_TOKEN_ID, YES_TOKEN_ID, UserError
+from cli.script import say
+from config import ANSWERS, END_OF_TEXT
 from datasets.batching import pad
 from datasets.files import read_text
+from errors import UserError
 
 # One wording for training, dev and test. The answer, "no" or "yes", is the next token.
 PROMPT = 'Is "{first}" a paraphrase of "{second}"? Answer "yes" or "no": '
@@ -60,11 +62,11 @@ def load_paraphrase_data(path, split="train"):
     if not rows:
         raise UserError(f"{path} has no usable row ({len(left_out)} malformed): check that it is tab-separated")
     positive = f", {sum(row[2] for row in rows)} of them paraphrases" if split != "test" else ""
-    print(f"{path}: {len(rows)} pairs{positive}")
+    say(f"{path}: {len(rows)} pairs{positive}")
     for lines, outcome in ((left_out, "left out"), (cut_short, "answered with what they have")):
         if lines:
             where = ", ".join(map(str, lines[:5])) + (", ..." if len(lines) > 5 else "")
-            print(f"{path}: {len(lines)} malformed rows {outcome} (lines {where})")
+            say(f"{path}: {len(lines)} malformed rows {outcome} (lines {where})")
     return rows
 
 
@@ -103,7 +105,7 @@ class ParaphraseDetectionTestDataset:
     def __init__(self, rows, tokenizer, max_length=1024):
         self.ids = [row[-1] for row in rows]
         self.end_of_text = tokenizer.token_to_id(END_OF_TEXT)
-        for word, token_id in (("no", NO_TOKEN_ID), ("yes", YES_TOKEN_ID)):
+        for word, token_id in ANSWERS.items():
             if tokenizer.encode(word).ids != [token_id]:
                 raise UserError(f'the tokenizer has no token "{word}" with id {token_id}: use one that shares GPT-2\'s')
         self.token_ids, self.num_shortened = [], 0

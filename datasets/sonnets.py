@@ -2,9 +2,10 @@
 
 import re
 
-from config import END_OF_TEXT, UserError
+from config import END_OF_TEXT
 from datasets.batching import pad
 from datasets.files import read_text
+from errors import UserError
 
 PROMPT_LINES, SONNET_LINES = 3, 14
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from config import END_OF_TEXT, NO_TOKEN_ID, YES_TOKEN_ID, UserError
-
-ANSWERS = {"no": NO_TOKEN_ID, "yes": YES_TOKEN_ID}
+from config import ANSWERS, END_OF_TEXT
+from errors import UserError
 
 
 def load_tokenizer(folder):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from decoding.generation import admissible, next_token_logits, prepare
+from decoding.generation import next_token_logits, prepare
 
 
 class Beam(NamedTuple):
@@ -40,57 +40,43 @@ class Search:
     closed: bool = False
 
 
-class Rules(NamedTuple):
-    """What all searches of a call share."""
-
-    settings: Any
-    limit: int
-    end_of_text: int | None
-    stop: Any
-    constraint: Any
-
-
 @torch.no_grad()
-def beam_search(gpt2, prompts, settings, end_of_text=None, stop=None, progress=None, constraint=None):
+def beam_search(gpt2, prompts, rules, progress=None):
     """The K best continuations of every prompt: lists of (new ids, score), best first, end-of-text left out.
 
-    prompts: lists of token ids. settings: DecodingSettings: beams (K), length_penalty, max_new_tokens, the filters that
-    look at the text so far (temperature and top-p mean nothing here), and early_stopping: "true" ends a prompt's search
+    prompts: lists of token ids. rules: Rules, with settings: beams (K), length_penalty, max_new_tokens, the filters
+    that look at the text so far (temperature and top-p mean nothing here), and early_stopping: "true" ends a search
     with its K-th finished text; "false" when the best running beam, divided by its length now, is no better than the
-    worst finished one; "never" only when it could not become better. stop(index, ids), progress, constraint: as in
-    `generate`; what a constraint forbids is struck, the probabilities of the rest stay what they were. Raises UserError
-    if a prompt fills the context.
+    worst finished one; "never" only when it could not become better. What a constraint forbids is struck, the
+    probabilities of the rest stay what they were. progress: as in `generate`. Raises UserError if a prompt fills the
+    context.
     """
-    beams = settings.beams
-    limit, input_ids, mask, cache = prepare(gpt2, prompts, settings.max_new_tokens)
-    rules, device = Rules(settings, limit, end_of_text, stop, constraint), input_ids.device
+    beams = rules.settings.beams
+    limit, input_ids, mask, cache = prepare(gpt2, prompts, rules.settings.max_new_tokens)
+    device = input_ids.device
     logits = next_token_logits(gpt2, gpt2(input_ids, mask, cache)["last_hidden_state"][:, -1])
     prompt_end = cache.length
     rows = torch.arange(len(prompts), device=device).repeat_interleave(beams)
     cache.select(rows)
     mask, logits = mask[rows], logits[rows]
-    searches = [_start(rules, index, prompt) for index, prompt in enumerate(prompts)]
+    searches = [_start(rules, index, prompt, limit) for index, prompt in enumerate(prompts)]
     active = searches  # those whose rows are in the batch
-    for length in range(1, rules.limit + 1):
+    for length in range(1, limit + 1):
         still_open = [search for search in active if not search.closed]
         moves = []
         for search, candidates in zip(still_open, _candidates(rules, still_open, logits), strict=True):
-            running = _advance(rules, search, candidates, length)
+            running = _advance(rules, search, candidates, last=length == limit)
             moves += _assign_rows(search, running)
-            search.closed = _is_over(rules, search, length)
+            search.closed = _is_over(rules.settings, search, length, limit)
         still_open = [search for search in still_open if not search.closed]
         if progress is not None:
             progress(sum(len(search.running) for search in still_open))
-        if not still_open or length == rules.limit:
+        if not still_open or length == limit:
             break
         if moves:
             cache.move(*(torch.tensor(part, device=device) for part in zip(*moves, strict=True)), prompt_end)
         if 4 * len(still_open) <= 3 * len(active):  # dropping rows moves the cache: when a quarter of them are idle
-            rows = torch.tensor([slot for search in still_open for slot in search.slots], device=device)
-            cache.select(rows)
-            mask, active = mask[rows], still_open
-            for place, search in enumerate(active):
-                _renumber(search, place * beams)
+            mask, active = _without_closed(cache, mask, still_open, beams), still_open
         tokens = torch.zeros(len(mask), 1, dtype=torch.long)
         for search in still_open:
             for beam in search.running:
@@ -100,10 +86,19 @@ def beam_search(gpt2, prompts, settings, end_of_text=None, stop=None, progress=N
     return [[(ids, score) for score, ids in search.finished] for search in searches]
 
 
-def _start(rules, index, prompt):
+def _start(rules, index, prompt, limit):
     beams = rules.settings.beams
-    state = rules.constraint.start(index, rules.limit) if rules.constraint is not None else None
-    return Search(index, prompt, list(range(index * beams, (index + 1) * beams)), [Beam(0.0, [], state, index * beams)])
+    slots = list(range(index * beams, (index + 1) * beams))
+    return Search(index, prompt, slots, [Beam(0.0, [], rules.start(index, limit), slots[0])])
+
+
+def _without_closed(cache, mask, still_open, beams):
+    """Drop the rows of searches that are over from the cache; returns the mask of the others."""
+    rows = torch.tensor([slot for search in still_open for slot in search.slots], device=mask.device)
+    cache.select(rows)
+    for place, search in enumerate(still_open):
+        _renumber(search, place * beams)
+    return mask[rows]
 
 
 def _candidates(rules, searches, logits):
@@ -111,7 +106,7 @@ def _candidates(rules, searches, logits):
     everyone = [(search, beam) for search in searches for beam in search.running]
     scores = logits[[beam.row for _, beam in everyone]].float().log_softmax(dim=-1)
     histories = (search.prompt + beam.ids for search, beam in everyone)
-    scores = admissible(scores, histories, rules.settings, rules.constraint, [beam.state for _, beam in everyone])
+    scores = rules.admissible(scores, histories, [beam.state for _, beam in everyone])
     scores = scores + torch.tensor([[beam.score] for _, beam in everyone], device=scores.device)
     size, found, row = scores.size(-1), [], 0
     for search in searches:
@@ -123,33 +118,31 @@ def _candidates(rules, searches, logits):
     return found
 
 
-def _advance(rules, search, candidates, length):
-    """Sort the candidates: ended ones into `finished`; the K best others are returned, in their parents' rows."""
-    settings, constraint = rules.settings, rules.constraint
+def _advance(rules, search, candidates, last):
+    """Sort the candidates: ended ones into `finished`; the K best others are returned, in their parents' rows.
+
+    last: there is no room for a further token, so that every text ends.
+    """
+    settings = rules.settings
     full, running = len(search.finished) == settings.beams, []
     for place, (score, parent, token) in enumerate(candidates):
         ids = [*search.running[parent].ids, token]
-        state = constraint.advance(search.running[parent].state, token) if constraint is not None else None
-        ended = (
-            token == rules.end_of_text or length == rules.limit or (constraint is not None and constraint.done(state))
-        )
-        if ended or (rules.stop is not None and rules.stop(search.index, ids)):
+        state, over = rules.advance(search.index, ids, search.running[parent].state)
+        if over or last:
             if place < settings.beams and not (full and settings.early_stopping == "true"):
-                text = ids[:-1] if token == rules.end_of_text else ids
-                search.finished.append((score / length**settings.length_penalty, text))
+                search.finished.append((score / len(ids) ** settings.length_penalty, rules.text(ids)))
         elif len(running) < settings.beams:
             running.append(Beam(score, ids, state, search.running[parent].row))
     search.finished = sorted(search.finished, key=lambda pair: -pair[0])[: settings.beams]
     return running
 
 
-def _is_over(rules, search, length):
-    settings = rules.settings
+def _is_over(settings, search, length, limit):
     if not search.running:
         return True
     if len(search.finished) < settings.beams:
         return False
-    hoped_for = rules.limit if settings.early_stopping == "never" and settings.length_penalty > 0 else length
+    hoped_for = limit if settings.early_stopping == "never" and settings.length_penalty > 0 else length
     could_be = search.running[0].score / hoped_for**settings.length_penalty
     return settings.early_stopping == "true" or not could_be > search.finished[-1][0]
 

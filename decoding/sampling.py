@@ -4,8 +4,8 @@ Nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751, section 3.1) draws fro
 probabilities add up to top_p. It is usually done by sorting the vocabulary at every step. It need not be: see
 `sample_nucleus`.
 
-Every row has its own random stream, made from the seed and the row's number: a seed gives the same texts at any batch
-size and in any order.
+Every row has its own random stream, made from the seed and the row's number: the same logits give the same texts at any
+batch size and in any order. (Whether the logits are the same: decoding/generation.py.)
 
 min-p (Nguyen et al. 2024, arXiv 2407.01082, section 3) besides strikes what is less probable than a share of the most
 probable token.
@@ -15,7 +15,7 @@ Legend: B rows in the batch, V vocabulary.
 
 import torch
 
-from config import UserError
+from errors import UserError
 
 
 def row_streams(seed, rows):

@@ -6,10 +6,12 @@ from typing import NamedTuple
 from config import END_OF_TEXT
 from datasets.sonnets import SONNET_LINES, lines_of
 from decoding.beam import beam_search
-from decoding.form import SonnetForm
+from decoding.form import LineTokens, SonnetForm
 from decoding.generation import generate
 from decoding.reranking import mean_chrf_against_others, mean_log_probabilities
-from decoding.template import TemplateConstraint
+from decoding.rules import Rules
+from decoding.sampling import row_streams
+from decoding.template_constraint import TemplateConstraint, TemplateWords
 
 
 class Candidate(NamedTuple):
@@ -31,7 +33,7 @@ class SonnetWriter:
         self.settings = dataclasses.replace(settings, temperature=0.0) if settings.decode == "greedy" else settings
         self.lexicon, self.templates = lexicon, templates
         self.end_of_text = tokenizer.token_to_id(END_OF_TEXT)
-        self.constraint = self._make_constraint()
+        self.tables = self._constraint_tables()
         self.newline_tokens = {}  # token: whether its text holds a new line
 
     def write(self, prompts, seed, progress=None):
@@ -55,17 +57,8 @@ class SonnetWriter:
     def _sampled(self, prompts, seed, streams, progress):
         """One Candidate a prompt, all in one batch; scored where one of several will be chosen by it."""
         ids = [self._encode(prompt) for prompt in prompts]
-        new_ids = generate(
-            self.gpt2,
-            ids,
-            self.settings,
-            seed,
-            self.end_of_text,
-            self._stop(prompts),
-            rows=streams,
-            progress=progress,
-            constraint=self._constraint_for(prompts, [f"{seed}-{stream}" for stream in streams]),
-        )
+        rules = self._rules(prompts, [f"{seed}-{stream}" for stream in streams])
+        new_ids = generate(self.gpt2, ids, rules, row_streams(seed, streams), progress)
         scores = [None] * len(prompts)
         if self.settings.samples > 1 and self.settings.decode != "mbr":
             scores = mean_log_probabilities(self.gpt2, ids, new_ids)
@@ -75,15 +68,8 @@ class SonnetWriter:
         size, groups = max(1, self.batch_size // self.settings.beams), []
         for start in range(0, len(prompts), size):
             chosen = prompts[start : start + size]
-            found = beam_search(
-                self.gpt2,
-                [self._encode(prompt) for prompt in chosen],
-                self.settings,
-                self.end_of_text,
-                self._stop(chosen),
-                progress,
-                self._constraint_for(chosen),
-            )
+            ids = [self._encode(prompt) for prompt in chosen]
+            found = beam_search(self.gpt2, ids, self._rules(chosen), progress)
             groups += [
                 [Candidate(self._whole(prompt, ids), score) for ids, score in texts]
                 for prompt, texts in zip(chosen, found, strict=True)
@@ -104,20 +90,24 @@ class SonnetWriter:
             for candidate, score in zip(group, mean_chrf_against_others(own), strict=True)
         ]
 
-    def _make_constraint(self):
+    def _rules(self, prompts, seeds=None):
+        """What may come and what ends a text, for these prompts. seeds: what templates are drawn with."""
+        lines, constraint = [lines_to_write(prompt) for prompt in prompts], None
+        if isinstance(self.tables, TemplateWords):
+            constraint = TemplateConstraint(self.tables, lines, seeds)
+        elif isinstance(self.tables, LineTokens):
+            constraint = SonnetForm(self.tables, lines)
+        return Rules(self.settings, self.end_of_text, self._stop(lines), constraint)
+
+    def _constraint_tables(self):
+        """What the constraints of all batches share, or None where there is none."""
         size = self.gpt2.config.vocab_size
         if self.settings.decode == "template":
-            return TemplateConstraint(self.tokenizer, size, self.end_of_text, self.lexicon, self.templates)
-        return SonnetForm(self.tokenizer, size, self.end_of_text) if self.settings.form == "sonnet" else None
+            return TemplateWords(self.tokenizer, size, self.end_of_text, self.lexicon, self.templates)
+        return LineTokens(self.tokenizer, size, self.end_of_text) if self.settings.form == "sonnet" else None
 
-    def _constraint_for(self, prompts, seeds=None):
-        if self.constraint is None:
-            return None
-        return self.constraint.for_prompts([lines_to_write(prompt) for prompt in prompts], seeds)
-
-    def _stop(self, prompts):
-        """stop(index, ids): whether line 14 is complete."""
-        lines = [lines_to_write(prompt) for prompt in prompts]
+    def _stop(self, lines):
+        """stop(index, ids): whether line 14 is complete. lines: how many each prompt lacks."""
 
         def stop(index, ids):
             if ids[-1] not in self.newline_tokens:

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from config import UserError
+from errors import UserError
+from formats.hugging_face import load_pretrained
 from modules.attention import attention_mask_for
 from modules.dropout import Dropout
 from modules.gpt2_layer import GPT2Layer
@@ -83,8 +84,6 @@ class GPT2Model(nn.Module):
         overrides: fields of GPT2Config to change, for instance hidden_dropout_prob=0.3.
         Raises UserError for a model that is not found, or whose tensors do not all fit.
         """
-        from models.hugging_face import load_pretrained
-
         gpt2 = load_pretrained(cls, model, **overrides)
         for name, wanted in (("hidden_size", d), ("num_hidden_layers", l), ("num_attention_heads", num_heads)):
             if wanted is not None and getattr(gpt2.config, name) != wanted:

@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from config import NO_TOKEN_ID, YES_TOKEN_ID, HeadSettings, PoolingSettings, UserError
+from config import ANSWERS, HeadSettings, PoolingSettings
+from errors import UserError
 from modules.linear_cross_entropy import next_token_loss
 from modules.pooling import make_pooling
-
-ANSWER_TOKEN_IDS = (NO_TOKEN_ID, YES_TOKEN_ID)  # class 0 is "no", class 1 is "yes"
 
 
 class ParaphraseGPT(nn.Module):
@@ -24,9 +23,10 @@ class ParaphraseGPT(nn.Module):
         super().__init__()
         head, pooling = head or HeadSettings(), pooling or PoolingSettings()
         width = gpt2.config.hidden_size
-        if gpt2.config.vocab_size <= YES_TOKEN_ID:
+        answer_ids = tuple(ANSWERS.values())
+        if gpt2.config.vocab_size <= max(answer_ids):
             raise UserError(
-                f"the model's vocabulary has {gpt2.config.vocab_size} tokens; the answers are tokens {ANSWER_TOKEN_IDS}"
+                f"the model's vocabulary has {gpt2.config.vocab_size} tokens; the answers are tokens {answer_ids}"
             )
         self.gpt = gpt2
         self.lm_weight = head.lm_weight
@@ -40,12 +40,12 @@ class ParaphraseGPT(nn.Module):
             raise UserError(
                 "the cloze head reads one vector of the model's width: use one pooling head, or head=linear"
             )
-        self.register_buffer("answer_ids", torch.tensor(ANSWER_TOKEN_IDS), persistent=False)
+        self.register_buffer("answer_ids", torch.tensor(answer_ids), persistent=False)
 
     def forward(self, input_ids, attention_mask, labels=None, vocabulary_logits=False):
         """Logits (B, 2) of "no" and "yes" or, given labels (B,) of 0 and 1, (loss, count).
 
-        vocabulary_logits: (B, V) instead, -inf but at tokens 3919 and 8505, so that argmax gives the answer's token id.
+        vocabulary_logits: (B, V) instead, -inf but at the two answers, so that argmax gives the answer's token id.
         loss: the sum of the cross entropies in nats, plus B times the pooling's penalty and B times lm_weight times the
         mean language-model loss of the prompts' tokens (Radford et al. 2018, 3.2); count: B.
         """

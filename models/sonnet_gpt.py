@@ -24,7 +24,7 @@ class SonnetGPT(nn.Module):
 
 
 def language_model_loss(model, batch):
-    """(sum of the losses in nats, number of targets) of a batch: what `training.fit` wants."""
+    """(sum of the losses in nats, number of targets) of a batch: what the training loop wants."""
     return model(batch["token_ids"], batch["attention_mask"], return_loss=True)
 
 

@@ -81,33 +81,38 @@ class AdaLoRALinear(TunedLinear):
 class RankAllocator:
     """Called after every optimizer step, before the gradients are cleared. settings: AdaLoRASettings."""
 
-    def __init__(self, gpt2, settings, total_steps):
+    def __init__(self, gpt2, settings):
+        self.settings = settings
         self.layers = [module for module in gpt2.modules() if isinstance(module, AdaLoRALinear)]
-        self.interval = settings.adalora_interval
         self.start = settings.adalora_start_rank * len(self.layers)
         self.target = settings.adalora_rank * len(self.layers)
-        self.first = round(settings.adalora_warmup * total_steps)
-        self.last = total_steps - round(settings.adalora_final * total_steps)
 
-    def budget(self, step):
+    def span(self, total_steps):
+        """(the last step with the whole budget, the first with the final one)."""
+        first = round(self.settings.adalora_warmup * total_steps)
+        return first, total_steps - round(self.settings.adalora_final * total_steps)
+
+    def budget(self, step, total_steps):
         """(triplets to keep in all, whether this step allocates)."""
-        if step <= self.first:
+        first, last = self.span(total_steps)
+        if step <= first:
             return self.start, False
-        if step > self.last:
+        if step > last:
             return self.target, True
-        left = 1 - (step - self.first) / (self.last - self.first)
-        return int((self.start - self.target) * left**3 + self.target), step % self.interval == 0
+        left = 1 - (step - first) / (last - first)
+        return int((self.start - self.target) * left**3 + self.target), step % self.settings.adalora_interval == 0
 
-    def __call__(self, step):
+    def __call__(self, step, total_steps):
         """step: counted from 1."""
-        if step > self.last:
+        _, last = self.span(total_steps)
+        if step > last:
             self._mask()
             return
-        if step < self.last:
+        if step < last:
             for layer in self.layers:
                 layer.remember()
-        budget, allocate = self.budget(step)
-        if allocate or step == self.last:
+        budget, allocate = self.budget(step, total_steps)
+        if allocate or step == last:
             self._choose(budget)
             self._mask()
 

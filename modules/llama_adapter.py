@@ -12,7 +12,7 @@ Legend: B batch, T new positions, S positions so far, H heads, d width of a head
 import torch
 from torch import nn
 
-from config import check
+from errors import check
 
 
 class GatedPrompt(nn.Module):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from errors import UserError
 from modules.dropout import Dropout
 
 
@@ -33,6 +34,10 @@ class TunedLinear(nn.Linear):
     def plain(self):
         """The nn.Linear that this one replaced: the same tensors."""
         return plain_linear(self.weight, self.bias)
+
+    def merged(self):
+        """A plain nn.Linear that computes the same. Raises UserError where there is none."""
+        raise UserError(f"a {type(self).__name__} cannot be merged into one weight: detach it")
 
 
 class LoRALinear(TunedLinear):
@@ -88,7 +93,7 @@ def replace_linears(gpt2, names, make):
 def combine_lora(adapters):
     """The weighted sum of several LoRAs as one: [(tensors, scaling, weight)] -> tensors for a LoRA of scaling 1.
 
-    tensors: as `modules.tuning.trainable_state_dict` gives them, of the same linears; ranks may differ and add up. The
+    tensors: as `tuning.state.trainable_state_dict` gives them, of the same linears; ranks may differ and add up. The
     sum is exact: w1 s1 B1 A1 + w2 s2 B2 A2 = [w1 s1 B1, w2 s2 B2] [A1; A2].
     """
     names = adapters[0][0].keys()

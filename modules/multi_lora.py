@@ -66,7 +66,7 @@ class MultiLoRALinear(TunedLinear):
 def apply_multi_lora(gpt2, adapters):
     """Put several LoRAs into gpt2, in place, and return the Routing. adapters: {name: (tensors, scaling)}.
 
-    tensors: what `modules.tuning.trainable_state_dict` gives of a gpt2 with a LoRA alone; ranks and linears may differ.
+    tensors: what `tuning.state.trainable_state_dict` gives of a gpt2 with a LoRA alone; ranks and linears may differ.
     """
     routing = Routing(adapters)
     linears = {module: name for name, module in gpt2.named_modules() if isinstance(module, nn.Linear)}

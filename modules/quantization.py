@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from config import LINEAR_NAMES
-from modules.lora import LoRALinear, apply_lora, plain_linear, replace_linears
+from modules.lora import LoRALinear, TunedLinear, apply_lora, plain_linear, replace_linears
 
 BLOCK, OUTER_BLOCK = 64, 256
 TINY = torch.finfo(torch.float32).tiny  # instead of a division by 0 where a block is all zeros
@@ -96,14 +96,10 @@ class _NF4Product(torch.autograd.Function):
         return gradient @ ctx.linear.weight.to(gradient.dtype), None
 
 
-class NF4Linear(nn.Linear):
+class NF4Linear(TunedLinear):
     """A frozen linear in NF4. `weight` unpacks it whenever it is asked for; the bias stays as it is."""
 
     PARTS = ("codes", "scale_codes", "outer_scales", "mean")
-
-    def __init__(self, base):
-        nn.Module.__init__(self)
-        self.adopt(base)
 
     def adopt(self, base):
         """Take over a linear: quantised where it is not yet."""

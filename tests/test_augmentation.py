@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 import paraphrase_detection
-from config import AugmentationSettings, UserError
+from config import AugmentationSettings
 from datasets import eda, load_paraphrase_data
 from datasets.augmentation import augment, check_augmentation, differs, natural
 from datasets.back_translation import MarianTranslator, TranslationCache, back_translate, translate_all
+from errors import UserError
 from tests.test_scripts import check_prediction_file, pair_flags, run  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).resolve().parents[1]

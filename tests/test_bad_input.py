@@ -10,7 +10,9 @@ import torch
 
 import paraphrase_detection
 import sonnet_generation
-from config import ParaphraseSettings, SonnetSettings, parse_flags, run_script
+from cli.flags import parse_flags
+from cli.script import run_script
+from config import ParaphraseSettings, SonnetSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = {"sonnet": (sonnet_generation, SonnetSettings), "paraphrase": (paraphrase_detection, ParaphraseSettings)}

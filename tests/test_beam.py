@@ -7,10 +7,11 @@ import pytest
 import torch
 from conftest import make_hugging_face_gpt2
 
-from config import DecodingSettings, UserError
-from decoding import beam_search, generate
+from config import DecodingSettings
+from errors import UserError
 from models.gpt2 import GPT2Model
 from tests.test_decoding import some_prompts
+from tests.writing import search, write
 
 END = 8599
 
@@ -51,9 +52,9 @@ def test_sequences_and_scores_equal_transformers(small, beams, length_penalty, e
     settings = DecodingSettings(
         max_new_tokens=9, beams=beams, length_penalty=length_penalty, early_stopping=str(early_stopping).lower()
     )
-    free = beam_search(ours, prompts, settings)
+    free = search(ours, prompts, settings)
     end = Counter(token for mine in free for ids, _ in mine for token in ids).most_common(1)[0][0]  # ends often, then
-    found = beam_search(ours, prompts, settings, end)
+    found = search(ours, prompts, settings, end)
     for prompt, mine in zip(prompts, found, strict=True):
         options = {"length_penalty": length_penalty, "early_stopping": early_stopping}
         texts, scores = their_beams(theirs, prompt, beams, 9, end, **options)
@@ -64,15 +65,15 @@ def test_sequences_and_scores_equal_transformers(small, beams, length_penalty, e
 
 def test_one_beam_is_greedy(gpt2):
     prompts = some_prompts(5)
-    greedy = generate(gpt2, prompts, DecodingSettings(temperature=0, max_new_tokens=12))
-    found = beam_search(gpt2, prompts, DecodingSettings(max_new_tokens=12, beams=1))
+    greedy = write(gpt2, prompts, DecodingSettings(temperature=0, max_new_tokens=12))
+    found = search(gpt2, prompts, DecodingSettings(max_new_tokens=12, beams=1))
     assert [mine[0][0] for mine in found] == greedy
 
 
 def test_the_real_vocabulary_with_history_filters_equals_transformers(gpt2, hugging_face_gpt2):
     settings = DecodingSettings(max_new_tokens=14, repetition_penalty=1.3, no_repeat_ngram=2, beams=4)
     prompts = some_prompts(4, seed=1)
-    found = beam_search(gpt2, prompts, settings, end_of_text=END)
+    found = search(gpt2, prompts, settings, end_of_text=END)
     for prompt, mine in zip(prompts, found, strict=True):
         options = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "early_stopping": False}
         texts, scores = their_beams(hugging_face_gpt2, prompt, 4, 14, END, **options)
@@ -85,7 +86,7 @@ def test_enough_beams_find_the_best_of_all_sequences(small):
     """30^3 sequences of three tokens, each scored alone; 900 beams lose none of them."""
     ours, _ = small
     prompt = [3, 1, 4]
-    found = beam_search(ours, [prompt], DecodingSettings(max_new_tokens=3, beams=900, length_penalty=0.0))[0]
+    found = search(ours, [prompt], DecodingSettings(max_new_tokens=3, beams=900, length_penalty=0.0))[0]
     pairs = torch.tensor(list(itertools.product(range(30), repeat=2)))
     ids = torch.cat([torch.tensor([prompt]).expand(900, -1), pairs], dim=1)
     logits = ours.hidden_state_to_token(ours(ids)["last_hidden_state"])[:, 2:].log_softmax(-1)
@@ -99,9 +100,9 @@ def test_enough_beams_find_the_best_of_all_sequences(small):
 
 def test_a_batch_gives_what_each_prompt_gives_alone(gpt2):
     prompts, settings = some_prompts(6), DecodingSettings(max_new_tokens=10, beams=4)
-    together = beam_search(gpt2, prompts, settings, end_of_text=END)
+    together = search(gpt2, prompts, settings, end_of_text=END)
     for prompt, mine in zip(prompts, together, strict=True):
-        alone = beam_search(gpt2, [prompt], settings, end_of_text=END)[0]
+        alone = search(gpt2, [prompt], settings, end_of_text=END)[0]
         assert [ids for ids, _ in alone] == [ids for ids, _ in mine]
 
 
@@ -111,11 +112,11 @@ def test_stop_ends_texts(gpt2):
     def stop(index, ids):
         return len(ids) >= lengths[index]
 
-    found = beam_search(gpt2, some_prompts(3), DecodingSettings(max_new_tokens=12, beams=3), stop=stop)
+    found = search(gpt2, some_prompts(3), DecodingSettings(max_new_tokens=12, beams=3), stop=stop)
     assert [{len(ids) for ids, _ in mine} for mine in found] == [{3}, {8}, {5}]
 
 
 def test_a_prompt_that_fills_the_context_is_refused(gpt2):
     with pytest.raises(UserError, match="leaves no room"):
-        beam_search(gpt2, [[5] * 256], DecodingSettings())
-    assert len(beam_search(gpt2, [[5] * 250], DecodingSettings())[0][0][0]) == 6
+        search(gpt2, [[5] * 256], DecodingSettings())
+    assert len(search(gpt2, [[5] * 250], DecodingSettings())[0][0][0]) == 6

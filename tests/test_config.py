@@ -9,18 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from config import (
-    MODEL_SIZES,
-    GPT2Config,
-    ParaphraseSettings,
-    SonnetSettings,
-    UserError,
-    parse_flags,
-    run_script,
-    settings_from_dict,
-    settings_to_dict,
-)
-from modules.tuning import chosen_methods, default_learning_rate
+from cli.flags import option, parse_flags, settings_from_dict, settings_to_dict
+from cli.script import run_script
+from config import MODEL_SIZES, GPT2Config, ParaphraseSettings, SonnetSettings
+from errors import UserError
+from tuning.register import chosen_methods, default_learning_rate
 
 ROOT = Path(__file__).resolve().parents[1]
 BOTH = (SonnetSettings, ParaphraseSettings)
@@ -285,7 +278,7 @@ def test_every_flag_that_needs_another_is_in_the_table_above():
         for settings_class in BOTH
         for group in dataclasses.fields(settings_class)
         for setting in dataclasses.fields(group.type)
-        if setting.metadata["requires"]
+        if option(group.type, setting, "requires")
     }
     refused = {
         message.split()[0][2:] for _, message in IN_BOTH + IN_SONNETS + IN_PARAPHRASE if "has no effect" in message

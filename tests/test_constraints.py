@@ -5,16 +5,14 @@ import itertools
 import pytest
 import torch
 
-from config import DecodingSettings, UserError
+from config import DecodingSettings
 from datasets import load_tokenizer
-from decoding import beam_search, generate
 from decoding.constraint import constrain, token_texts
-from decoding.form import END_CHARS, MAX_CHARS, MIN_CHARS, SonnetForm, measure_form, rhymes, rhyming_pairs, syllables
+from decoding.form import END_CHARS, MAX_CHARS, MIN_CHARS, LineTokens, SonnetForm
+from decoding.prosody import measure_form, rhymes, rhyming_pairs, syllables
 from decoding.template import (
     TAG_SETS,
     Lexicon,
-    TemplateConstraint,
-    build_trie,
     format_templates,
     load_tagger,
     load_templates,
@@ -23,9 +21,12 @@ from decoding.template import (
     tag_line,
     template_of,
 )
+from decoding.template_constraint import TemplateConstraint, TemplateWords, build_trie
+from errors import UserError
 from models.gpt2 import GPT2Model
 from tests.conftest import make_hugging_face_gpt2
 from tests.test_decoding import some_prompts
+from tests.writing import search, write
 
 MINI = "data/gpt2-mini"
 
@@ -65,7 +66,7 @@ def mini_tokenizer():
 @torch.no_grad()
 def test_greedy_takes_the_best_allowed_token(small):
     prompts = [[3, 1, 4], [1, 5]]
-    found = generate(small, prompts, DecodingSettings(temperature=0, max_new_tokens=10), constraint=Alternating())
+    found = write(small, prompts, DecodingSettings(temperature=0, max_new_tokens=10), constraint=Alternating())
     for prompt, ids in zip(prompts, found, strict=True):
         expected = list(prompt)
         for step in range(6):  # by hand, without a cache
@@ -79,7 +80,7 @@ def test_greedy_takes_the_best_allowed_token(small):
 def test_enough_beams_find_the_best_of_all_allowed_sequences(small):
     """15^3 sequences of even, odd, even tokens, each scored alone."""
     prompt, settings = [3, 1, 4], DecodingSettings(max_new_tokens=3, beams=225, length_penalty=0.0)
-    found = beam_search(small, [prompt], settings, constraint=Alternating())[0]
+    found = search(small, [prompt], settings, constraint=Alternating())[0]
     texts = torch.tensor(list(itertools.product(range(0, 30, 2), range(1, 30, 2), range(0, 30, 2))))
     ids = torch.cat([torch.tensor([prompt]).expand(len(texts), -1), texts], dim=1)
     scores = small.hidden_state_to_token(small(ids[:, :-1])["last_hidden_state"])[:, 2:].log_softmax(-1)
@@ -103,7 +104,7 @@ def test_damaged_weights_are_said_and_do_not_hang(gpt2):
     with torch.no_grad():
         gpt2.word_embedding.weight[7] = float("nan")
     with pytest.raises(UserError, match="not finite"):
-        generate(gpt2, some_prompts(2), DecodingSettings())
+        write(gpt2, some_prompts(2), DecodingSettings())
 
 
 def test_token_texts(mini_tokenizer):
@@ -137,9 +138,9 @@ def writer_model(random_model, tmp_path_factory):
 def test_sampled_sonnets_have_their_form(writer_model, mini_tokenizer, rows):
     prompt = "Shall I compare thee to a summer's day?\nThou art\nRough winds do shake\n"
     ids, lines = mini_tokenizer.encode(prompt).ids, ([11, 1, 2, 5, 14] * rows)[:rows]
-    form = SonnetForm(mini_tokenizer, 8960, 8959).for_prompts(lines)
+    form = SonnetForm(LineTokens(mini_tokenizer, 8960, 8959), lines)
     settings = DecodingSettings(max_new_tokens=400)
-    found = generate(writer_model, [ids] * rows, settings, 1, end_of_text=8959, constraint=form)
+    found = write(writer_model, [ids] * rows, settings, 1, end_of_text=8959, constraint=form)
     for wanted, new_ids in zip(lines, found, strict=True):
         written = mini_tokenizer.decode(new_ids).removesuffix("\n").split("\n")
         assert len(written) == wanted
@@ -152,18 +153,18 @@ def test_sampled_sonnets_have_their_form(writer_model, mini_tokenizer, rows):
 
 
 def test_the_form_holds_however_few_tokens_there_are(writer_model, mini_tokenizer):
-    ids, form = mini_tokenizer.encode("O\n").ids, SonnetForm(mini_tokenizer, 8960, 8959).for_prompts([11] * 20)
-    found = generate(writer_model, [ids] * 20, DecodingSettings(max_new_tokens=22), 1, 8959, constraint=form)
+    ids, form = mini_tokenizer.encode("O\n").ids, SonnetForm(LineTokens(mini_tokenizer, 8960, 8959), [11] * 20)
+    found = write(writer_model, [ids] * 20, DecodingSettings(max_new_tokens=22), 1, 8959, constraint=form)
     for new_ids in found:
         assert len(mini_tokenizer.decode(new_ids).split()) >= 11 and mini_tokenizer.decode(new_ids).count("\n") >= 10
     with pytest.raises(UserError, match="11 lines do not fit into 21 tokens"):
-        generate(writer_model, [ids], DecodingSettings(max_new_tokens=21), 1, 8959, constraint=form)
+        write(writer_model, [ids], DecodingSettings(max_new_tokens=21), 1, 8959, constraint=form)
 
 
 def test_the_form_holds_in_beams_and_with_filters(writer_model, mini_tokenizer):
-    ids, form = mini_tokenizer.encode("O\n").ids, SonnetForm(mini_tokenizer, 8960, 8959).for_prompts([3, 4])
+    ids, form = mini_tokenizer.encode("O\n").ids, SonnetForm(LineTokens(mini_tokenizer, 8960, 8959), [3, 4])
     settings = DecodingSettings(max_new_tokens=90, beams=3, no_repeat_ngram=1)
-    for lines, texts in zip((3, 4), beam_search(writer_model, [ids] * 2, settings, 8959, constraint=form), strict=True):
+    for lines, texts in zip((3, 4), search(writer_model, [ids] * 2, settings, 8959, constraint=form), strict=True):
         for new_ids, _ in texts:
             assert len(mini_tokenizer.decode(new_ids).removesuffix("\n").split("\n")) == lines
 
@@ -284,7 +285,7 @@ class Words:
 def test_exactly_the_texts_of_a_template_are_allowed(budget):
     """All texts over a six-letter vocabulary, against a search by hand. A glued word can be read in two ways."""
     words = Words(X=["a", "ab", "abc"], Y=["b", "bc", "cd"])
-    constraint = TemplateConstraint(words, 7, None, words, {"X +Y X": 1}).for_prompts([1], ["s"])
+    constraint = TemplateConstraint(TemplateWords(words, 7, None, words, {"X +Y X": 1}), [1], ["s"])
     texts = [
         f"{a}{b} {c}\n".capitalize()
         for a, b, c in itertools.product(words.words["X"], words.words["Y"], words.words["X"])
@@ -307,9 +308,9 @@ def test_sampled_lines_fit_their_templates(writer_model, mini_tokenizer, lexicon
     prompt = mini_tokenizer.encode("Shall I compare thee to a summer's day?\n").ids
     lines = [11] * rows
     seeds = [f"5-{row}" for row in range(rows)]
-    constraint = TemplateConstraint(mini_tokenizer, 8960, 8959, lexicon, lexicon.templates[tag_set])
-    constraint = constraint.for_prompts(lines, seeds)
-    found = generate(writer_model, [prompt] * rows, DecodingSettings(), 5, end_of_text=8959, constraint=constraint)
+    tables = TemplateWords(mini_tokenizer, 8960, 8959, lexicon, lexicon.templates[tag_set])
+    constraint = TemplateConstraint(tables, lines, seeds)
+    found = write(writer_model, [prompt] * rows, DecodingSettings(), 5, end_of_text=8959, constraint=constraint)
     for index, ids in enumerate(found):
         written = mini_tokenizer.decode(ids).removesuffix("\n").split("\n")
         assert len(written) == 11
@@ -325,7 +326,7 @@ def test_a_tag_without_words_backs_off(lexicon):
 def test_templates_that_do_not_fit_are_shortened_or_refused(writer_model, mini_tokenizer, lexicon):
     templates = {"DT NN": 1, " ".join(["NN"] * 40): 1000}
 
-    constraint = TemplateConstraint(mini_tokenizer, 8960, 8959, lexicon, templates).for_prompts([5], ["s"])
+    constraint = TemplateConstraint(TemplateWords(mini_tokenizer, 8960, 8959, lexicon, templates), [5], ["s"])
     constraint.start(0, 60)
     assert constraint.chosen[0].count("DT NN") == 4
     constraint.start(0, 15)

@@ -14,7 +14,6 @@ import pytest
 import torch
 import transformers
 
-from config import UserError
 from datasets import (
     LengthGroupedBatches,
     ParaphraseDetectionDataset,
@@ -27,6 +26,7 @@ from datasets import (
 )
 from datasets.files import check_writable, read_text, write_text
 from datasets.paraphrase import preprocess_string
+from errors import UserError
 
 HEADER = "id\tsentence1\tsentence2\tis_duplicate\n"
 PROMPT_END = '"? Answer "yes" or "no": '

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from config import UserError, parse_flags
+from cli.flags import parse_flags
+from errors import UserError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "data" / "download.py"
 CONTENT = bytes(range(256)) * 1000

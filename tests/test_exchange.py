@@ -1,4 +1,4 @@
-"""python -m modules.tuning show, merge, export, import: whole runs, looked at and carried to transformers and peft."""
+"""exchange.py: show, merge, export, import: whole runs, looked at and carried to transformers and peft."""
 
 import subprocess
 import sys
@@ -9,14 +9,20 @@ import pytest
 import torch
 import transformers
 
-from checkpoint import Run, fingerprint
-from config import ParaphraseSettings, SonnetSettings, UserError
-from models.exchange import main, open_run, task_model
+from config import ParaphraseSettings, SonnetSettings
+from errors import UserError
+from exchange import main, open_tuned, parse, task_model
 from models.gpt2 import GPT2Model
-from modules.tuning import attach, chosen_methods
+from training.runs import Run, fingerprint
+from tuning.attach import attach
+from tuning.register import chosen_methods
 
 ROOT = Path(__file__).resolve().parents[1]
 IDS = torch.arange(40).view(2, 20) * 31 % 8600
+
+
+def run(arguments):
+    main(parse(arguments))
 
 
 def make_run(folder, model_folder, *tuning, task="sonnet_generation", **groups):
@@ -51,7 +57,7 @@ def their_logits(model):
 
 def test_show_says_what_was_tuned(tmp_path, model_folder, capsys):
     make_run(tmp_path / "run", model_folder, "lora", "bitfit", lora={"lora_rank": 2})
-    main(["show", str(tmp_path / "run")])
+    run(["show", str(tmp_path / "run")])
     out = capsys.readouterr().out
     for words in ("lora, bitfit", "best epoch", "3, score 0.5000", "lora_rank", "query.lora_A", str(model_folder)):
         assert words in out
@@ -65,7 +71,7 @@ def test_a_merged_run_opens_in_plain_transformers(tmp_path, model_folder, tuning
         *tuning,
         lora={"lora_targets": "query,key,value,attention_dense,interm_dense,out_dense"},
     )
-    main(["merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")])
+    run(["merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")])
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "merged").eval()
     torch.testing.assert_close(their_logits(theirs), logits(model), atol=1e-5, rtol=1e-5)
     assert (tmp_path / "merged" / "vocab.json").exists()
@@ -73,23 +79,23 @@ def test_a_merged_run_opens_in_plain_transformers(tmp_path, model_folder, tuning
 
 def test_qlora_merges_whole_where_some_linears_have_no_lora(tmp_path, model_folder):
     model = make_run(tmp_path / "run", model_folder, "qlora")
-    main(["merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")])
+    run(["merge", str(tmp_path / "run"), "--out", str(tmp_path / "merged")])
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "merged").eval()
     torch.testing.assert_close(their_logits(theirs), logits(model), atol=1e-5, rtol=1e-5)
 
 
 def test_a_run_goes_to_peft_and_comes_back_as_a_run(tmp_path, model_folder, capsys):
     model = make_run(tmp_path / "run", model_folder, "lora", task="paraphrase_detection", head={"head": "linear"})
-    main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "peft")])
+    run(["export", str(tmp_path / "run"), "--out", str(tmp_path / "peft")])
     assert "not part of it: the task's own head" in capsys.readouterr().out
     base = transformers.GPT2LMHeadModel.from_pretrained(model_folder)
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "peft").eval()
     torch.testing.assert_close(their_logits(theirs), logits(model), atol=1e-5, rtol=1e-5)
 
-    main(["import", str(tmp_path / "peft"), "--run_dir", str(tmp_path / "again")])  # the folder names its base
-    main(["show", str(tmp_path / "again")])
+    run(["import", str(tmp_path / "peft"), "--run_dir", str(tmp_path / "again")])  # the folder names its base
+    run(["show", str(tmp_path / "again")])
     options = type("Options", (), {"source": str(tmp_path / "again"), "model_path": None, "model_size": None})
-    again, *_ = open_run(options)
+    _, again, *_ = open_tuned(options)
     torch.testing.assert_close(logits(again), logits(model), atol=1e-5, rtol=1e-5)
 
 
@@ -112,7 +118,7 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     make_run(tmp_path / "run", model_folder, *tuning)
     with pytest.raises(UserError, match=message):
-        main(arguments)
+        run(arguments)
     assert not (tmp_path / "new").exists()
 
 
@@ -121,12 +127,10 @@ def test_another_base_model_is_noticed(tmp_path, model_folder, hugging_face_gpt2
     other = transformers.GPT2LMHeadModel(hugging_face_gpt2.config)
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(UserError, match="is not the model that"):
-        main(["show", str(tmp_path / "run"), "--model_path", str(tmp_path / "other")])
+        run(["show", str(tmp_path / "run"), "--model_path", str(tmp_path / "other")])
 
 
 def test_the_command_runs_from_the_shell():
-    done = subprocess.run(
-        [sys.executable, "-m", "modules.tuning", "show", "nothing"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "exchange.py", "show", "nothing"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: nothing is no run folder")
     assert done.stderr.count("\n") == 1

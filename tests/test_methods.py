@@ -20,8 +20,8 @@ from config import (
     PrefixSettings,
     PromptSettings,
     PTuningSettings,
-    UserError,
 )
+from errors import UserError
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT
 from modules.adalora import AdaLoRALinear, RankAllocator, adalora_penalty
@@ -30,7 +30,9 @@ from modules.ia3 import IA3Linear
 from modules.lora import LoRALinear
 from modules.prefix import drop_mlp
 from modules.quantization import BLOCK, OUTER_BLOCK, NF4Linear, dequantize_nf4, dynamic_levels, quantize_nf4
-from modules.tuning import after_step, attach, trainable_state_dict, with_penalties
+from training.assembly import Assembly
+from tuning.attach import attach
+from tuning.state import trainable_state_dict
 
 ALL = ",".join(LINEAR_NAMES)
 INPUT_IDS = torch.arange(40).view(2, 20) * 31 % 8600
@@ -194,10 +196,8 @@ def test_adalora_allocates_as_peft_over_a_whole_schedule(gpt2, fresh):
     with torch.no_grad():
         for name, p in pairs.items():
             p.copy_(tensors[name])
-    model, hook = SonnetGPT(gpt2), after_step(gpt2, {"adalora": ADALORA}, total_steps)
-    loss_fn = with_penalties(
-        lambda model, batch: model(batch, torch.ones_like(batch), return_loss=True), gpt2, {"adalora": ADALORA}
-    )
+    model, tuned = SonnetGPT(gpt2), Assembly(gpt2, None, {"adalora": ADALORA}, "", None)
+    loss_fn = tuned.loss(lambda model, batch: model(batch, torch.ones_like(batch), return_loss=True))
     kept_counts = []
     for step in range(1, total_steps + 1):
         torch.manual_seed(step)
@@ -215,7 +215,7 @@ def test_adalora_allocates_as_peft_over_a_whole_schedule(gpt2, fresh):
             for p in (*gpt2.parameters(), *pairs.values()):
                 if p.grad is not None:
                     p -= lr * p.grad
-        hook(model, step)
+        tuned.after_step(step, total_steps)
         theirs.update_and_allocate(step)
         gpt2.zero_grad()
         theirs.zero_grad()
@@ -240,8 +240,8 @@ def test_adaloras_penalty_against_the_equation(gpt2):
 
 def test_adaloras_budget_falls_on_the_cubic_curve(gpt2):
     attach(gpt2, {"adalora": ADALORA})
-    allocator = RankAllocator(gpt2, ADALORA, 100)  # ranks 45 -> 18, warm-up 15 steps, the last 25 fixed
-    budgets = [allocator.budget(step)[0] for step in range(1, 101)]
+    allocator = RankAllocator(gpt2, ADALORA)  # ranks 45 -> 18, warm-up 15 steps, the last 25 fixed
+    budgets = [allocator.budget(step, 100)[0] for step in range(1, 101)]
     assert budgets[:15] == [45] * 15 and budgets[74:] == [18] * 26
     for step in range(16, 75):
         assert budgets[step - 1] == int(27 * (1 - (step - 15) / 60) ** 3 + 18)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from config import END_OF_TEXT, NO_TOKEN_ID, YES_TOKEN_ID
+from config import END_OF_TEXT
 from datasets import load_paraphrase_data, load_sonnets, load_tokenizer
 from datasets.paraphrase import PROMPT
 from models.gpt2 import GPT2Model
@@ -32,7 +32,7 @@ def test_transformers_gives_our_logits():
 
 
 def test_it_has_gpt2s_answers_and_writes_any_text_back(tokenizer):
-    assert tokenizer.encode("no").ids == [NO_TOKEN_ID] and tokenizer.encode("yes").ids == [YES_TOKEN_ID]
+    assert tokenizer.encode("no").ids == [3919] and tokenizer.encode("yes").ids == [8505]
     assert tokenizer.token_to_id(END_OF_TEXT) == tokenizer.get_vocab_size() - 1
     draw = random.Random(0)
     points = [p for p in range(0x110000) if not 0xD800 <= p < 0xE000]

@@ -7,9 +7,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from config import MODEL_SIZES, GPT2Config, UserError
+from config import MODEL_SIZES, GPT2Config
+from errors import UserError
+from formats.hugging_face import save_pretrained
 from models.gpt2 import GPT2Model
-from models.hugging_face import save_pretrained
 from modules.attention import CausalSelfAttention, attention_mask_for, reference_attention
 from tests.conftest import make_hugging_face_gpt2
 

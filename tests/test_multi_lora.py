@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from config import LINEAR_NAMES, DecodingSettings, LoRASettings
-from decoding import generate
 from modules.multi_lora import apply_multi_lora
-from modules.tuning import attach, detach, load_tuning, trainable_state_dict
+from tests.writing import write
+from tuning.attach import attach, detach
+from tuning.state import load_tuning, trainable_state_dict
 
 RANKS = {"a": 1, "b": 2, "c": 4, "d": 8, "e": 3}
 TARGETS = {"a": ",".join(LINEAR_NAMES), "b": "query,value", "c": "out_dense", "d": "query,interm_dense", "e": "key"}
@@ -69,14 +70,12 @@ def test_texts_of_a_mixed_batch_equal_the_single_ones(gpt2, adapters):
 
     lengths = [3, 12, 5, 2, 9, 2, 4, 12]
     expected = [
-        single(gpt2, adapters, name, lambda m, row=row: generate(m, [prompts[row]], greedy, stop=stop([lengths[row]])))[
-            0
-        ]
+        single(gpt2, adapters, name, lambda m, row=row: write(m, [prompts[row]], greedy, stop=stop([lengths[row]])))[0]
         for row, name in enumerate(ROWS)
     ]
     routing = apply_multi_lora(gpt2, {name: (t, s.scaling) for name, (s, t) in adapters.items()})
     with routing.batch(ROWS):
-        together = generate(gpt2, prompts, greedy, stop=stop(lengths), on_select=routing.select)
+        together = write(gpt2, prompts, greedy, stop=stop(lengths), on_select=routing.select)
     assert together == expected and [len(ids) for ids in together] == lengths
 
 

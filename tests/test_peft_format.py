@@ -17,10 +17,12 @@ from config import (
     PromptSettings,
     PTuningSettings,
     TopLayersSettings,
-    UserError,
 )
-from models.peft_format import from_peft, prompt_tensors, read_folder, to_peft, write_folder
-from modules.tuning import attach, load_tuning, trainable_state_dict
+from errors import UserError
+from formats.peft import read_folder, write_folder
+from tuning.attach import attach
+from tuning.portable import from_peft, prompt_tensors, to_peft
+from tuning.state import load_tuning, trainable_state_dict
 
 ALL = ",".join(LINEAR_NAMES)
 IDS = torch.arange(40).view(2, 20) * 31 % 8600

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from config import HeadSettings, PoolingSettings, UserError
+from config import HeadSettings, PoolingSettings
+from errors import UserError
 from models.paraphrase_gpt import ParaphraseGPT
 from modules.pooling import make_pooling
 

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 import paraphrase_detection
 import sonnet_generation
-from checkpoint import Run
-from config import TUNING_METHODS, ParaphraseSettings, SonnetSettings, parse_flags
+from cli.flags import parse_flags
+from config import TUNING_METHODS, ParaphraseSettings, SonnetSettings
 from datasets import load_sonnets
 from tests.conftest import forget_accelerate_state
+from training.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = ["yes", "no", "eye", "one", "noon", "yonder", "hen", "bee"]

@@ -9,15 +9,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from checkpoint import Run, fingerprint
-from config import LoRASettings, SonnetSettings, TrainingSettings, UserError
+from config import LoRASettings, SonnetSettings, TrainingSettings
 from datasets import LengthGroupedBatches
+from errors import UserError
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT
-from modules.tuning import attach, default_learning_rate, trainable_state_dict
 from tests.conftest import forget_accelerate_state, make_hugging_face_gpt2
 from tests.test_methods import PeftHost
-from training import fit, learning_rate_factor, make_accelerator
+from training import runs
+from training.assembly import load_trained, make_accelerator
+from training.loop import TrainingLoop, learning_rate_factor
+from training.runs import Run, fingerprint
+from tuning.attach import attach
+from tuning.register import default_learning_rate
+from tuning.state import trainable_state_dict
 
 
 class Rows:
@@ -54,7 +59,8 @@ def load(folder, dropout=0.0):
 
 
 def train(gpt2, folder, settings, rows=40, after_step=None, resumed=False, scores=None):
-    """fit() on random rows; returns the run. scores: what evaluate answers, epoch by epoch (default: falling loss)."""
+    """The loop on random rows; returns the run, its best epoch in gpt2. scores: what evaluate answers, epoch by epoch
+    (default: falling loss)."""
     model, dev = SonnetGPT(gpt2), Rows(8, seed=1)
     batches = LengthGroupedBatches(Rows(rows), settings.batch_size, shuffle=True, seed=settings.seed)
     answers = iter(scores or [])
@@ -65,7 +71,9 @@ def train(gpt2, folder, settings, rows=40, after_step=None, resumed=False, score
 
     run = Run(folder, resumed=resumed)
     run.begin("test", SonnetSettings(training=settings), fingerprint(gpt2))
-    fit(model, batches, language_model_loss, evaluate, settings, run, make_accelerator(settings), after_step)
+    accelerator = make_accelerator(settings)
+    TrainingLoop(model, settings, run, accelerator, after_step).fit(batches, language_model_loss, evaluate)
+    load_trained(model, run, accelerator)
     return run
 
 
@@ -165,7 +173,7 @@ def test_a_resumed_run_ends_where_the_unbroken_one_does(model_folder, tmp_path, 
     class Stopped(Exception):
         pass
 
-    def stop_at(model, step):
+    def stop_at(step, total_steps):
         if step == (11 if stop == "in the middle of an epoch" else 15):
             raise Stopped
 
@@ -188,15 +196,16 @@ def test_the_best_epoch_is_kept_and_patience_stops(model_folder, tmp_path, capsy
     settings = settings_for(epochs=6, patience=2)
     gpt2 = load(model_folder)
 
-    def remember(model, step):
+    def remember(step, total_steps):
+        assert total_steps == 60
         if step % 10 == 0:
-            seen.append({name: p.detach().clone() for name, p in model.named_parameters()})
+            seen.append({name: p.detach().clone() for name, p in gpt2.named_parameters()})
 
     run = train(gpt2, tmp_path, settings, after_step=remember, scores=[1.0, 3.0, 2.0, 2.5, 9.0, 9.0])
     assert len(seen) == 4 and "stopping early" in capsys.readouterr().out
     assert json.loads((run.best / "score.json").read_text()) == {"epoch": 2, "score": 3.0}
     for name, p in gpt2.named_parameters():
-        assert torch.equal(p, seen[1][f"gpt.{name}"]), name
+        assert torch.equal(p, seen[1][name]), name
 
 
 def test_a_loss_that_is_not_finite_is_one_clear_error(model_folder, tmp_path):
@@ -229,8 +238,6 @@ def test_schedules():
 
 
 def test_a_stop_while_the_checkpoint_is_written_loses_nothing(model_folder, tmp_path, monkeypatch):
-    import checkpoint
-
     settings = settings_for(epochs=1)
     run = train(load(model_folder), tmp_path, settings)
     whole, real_rename = (run.last / "model.safetensors").read_bytes(), os.rename
@@ -243,25 +250,23 @@ def test_a_stop_while_the_checkpoint_is_written_loses_nothing(model_folder, tmp_
                 raise KeyboardInterrupt
             real_rename(source, target)
 
-        monkeypatch.setattr(checkpoint.os, "rename", rename)
+        monkeypatch.setattr(runs.os, "rename", rename)
         with pytest.raises(KeyboardInterrupt):
-            checkpoint._write_folder(run.folder / "last", {"model.safetensors": {"x": torch.ones(1)}}, {})
+            runs._write_folder(run.folder / "last", {"model.safetensors": {"x": torch.ones(1)}}, {})
         monkeypatch.undo()
         assert (run.last / "model.safetensors").read_bytes() == whole
-    checkpoint._write_folder(run.folder / "last", {"model.safetensors": {"x": torch.ones(1)}}, {})
+    runs._write_folder(run.folder / "last", {"model.safetensors": {"x": torch.ones(1)}}, {})
     assert sorted(path.name for path in run.folder.iterdir()) == ["best", "last", "metrics.jsonl", "settings.json"]
 
 
 def test_a_full_disk_is_one_clear_error_and_keeps_the_old_checkpoint(model_folder, tmp_path, monkeypatch):
-    import checkpoint
-
     run = train(load(model_folder), tmp_path, settings_for(epochs=1))
     whole = (run.last / "model.safetensors").read_bytes()
 
     def no_room(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", no_room)
+    monkeypatch.setattr(runs, "save_file", no_room)
     with pytest.raises(UserError, match="No space left on device"):
-        checkpoint._write_folder(run.folder / "last", {"model.safetensors": {}}, {})
+        runs._write_folder(run.folder / "last", {"model.safetensors": {}}, {})
     assert (run.last / "model.safetensors").read_bytes() == whole

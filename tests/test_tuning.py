@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from cli.flags import parse_flags
 from config import (
     LINEAR_NAMES,
     MODEL_SIZES,
@@ -22,31 +23,18 @@ from config import (
     PTuningSettings,
     SonnetSettings,
     TopLayersSettings,
-    UserError,
-    parse_flags,
 )
-from decoding import generate
+from errors import UserError
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT
 from modules.kv_cache import KVCache
-from modules.lora import combine_lora
+from modules.lora import TunedLinear, combine_lora
 from modules.quantization import quantize_linears
-from modules.tuning import (
-    MERGEABLE_LINEARS,
-    METHODS,
-    all_biases,
-    attach,
-    cast_frozen,
-    chosen_methods,
-    count_parameters,
-    default_learning_rate,
-    detach,
-    load_tuning,
-    merge,
-    trainable_state_dict,
-    unmerge,
-)
 from optimizer import AdamW, parameter_groups
+from tests.writing import write
+from tuning.attach import attach, cast_frozen, detach, merge, unmerge
+from tuning.register import METHODS, all_biases, chosen_methods, default_learning_rate
+from tuning.state import count_parameters, load_tuning, trainable_state_dict
 
 ALL = ",".join(LINEAR_NAMES)
 LORA = LoRASettings(lora_rank=3, lora_alpha=7, lora_dropout=0.0, lora_targets=ALL)
@@ -258,7 +246,7 @@ def test_merged_equals_unmerged_or_refuses(gpt2, choice):
         assert state.keys() == gpt2.state_dict().keys()  # nothing was merged half-way
         return
     kept = merge(gpt2, CHOICES[choice])
-    assert not any(isinstance(module, MERGEABLE_LINEARS) for module in gpt2.modules())
+    assert not any(isinstance(module, TunedLinear) for module in gpt2.modules())
     assert set(gpt2.state_dict()) == keys
     torch.testing.assert_close(hidden_states(gpt2), before, atol=1e-5, rtol=1e-5)
     unmerge(kept)
@@ -329,9 +317,9 @@ def test_virtual_tokens_take_room_in_the_context(gpt2, choice):
         assert gpt2(torch.zeros(1, 249, dtype=torch.long))["last_hidden_state"].shape == (1, 249, 32)
         with pytest.raises(UserError, match="the model's context is 249 tokens"):
             gpt2(torch.zeros(1, 250, dtype=torch.long))
-    assert len(generate(gpt2, [[1] * 240], DecodingSettings(temperature=0.0))[0]) == 9
+    assert len(write(gpt2, [[1] * 240], DecodingSettings(temperature=0.0))[0]) == 9
     with pytest.raises(UserError, match="no room in the model's context of 249"):
-        generate(gpt2, [[1] * 249], DecodingSettings())
+        write(gpt2, [[1] * 249], DecodingSettings())
 
 
 @pytest.mark.parametrize("choice", CHOICES)

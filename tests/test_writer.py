@@ -6,12 +6,13 @@ import pytest
 import torch
 
 import sonnet_generation
-from config import DecodingSettings, UserError
+from config import DecodingSettings
 from datasets import load_sonnets, load_tokenizer
 from datasets.sonnets import lines_of
 from decoding.reranking import mean_chrf_against_others, mean_log_probabilities
 from decoding.template import Lexicon, load_tagger
 from decoding.writer import SonnetWriter, lines_to_write
+from errors import UserError
 from evaluation import chrf
 from tests.test_decoding import some_prompts
 from tests.test_scripts import check_sonnet_file, run, sonnet, sonnet_flags, without  # noqa: F401 (a fixture)

@@ -22,20 +22,11 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from config import DecodingSettings, TuningSettings, UserError, settings_from_dict, settings_to_dict
-from modules.tuning import load_tuning, trainable_state_dict
-
-# Settings that may differ when a run goes on: they do not shape what is trained, or (the base model) the fingerprint
-# holds them to the saved run.
-FREE_ON_RESUME = {
-    *("model_size", "model_path", "use_gpu", "eval_batch_size", "merge", "epochs", "patience"),
-    *("held_out_sonnet_path", "sonnet_out", "sonnet_dev_out", "score_seeds"),
-    *(setting.name for setting in dataclasses.fields(DecodingSettings)),
-    *("para_test", "para_dev_out", "para_test_out"),
-    *("out", "save_dtype"),
-}
-
-NOT_FOR_PREDICTION = {"data", "training", "inference", "decoding"}  # groups that --checkpoint takes from the flags
+from cli.flags import refuse_training_flags, settings_to_dict, take_over
+from config import TuningSettings
+from errors import UserError
+from tuning.register import default_learning_rate
+from tuning.state import load_tuning, trainable_state_dict
 
 
 @dataclass
@@ -105,6 +96,9 @@ class Run:
             raise UserError(f"{self.folder} is a run of {record['task']}, not of {task}")
         if not isinstance(record, dict) or not {"task", "base_fingerprint", "settings"} <= record.keys():
             raise UserError(f"{path} is not the settings.json of a run")
+        training = record["settings"].get("training", {})
+        if training.get("lr", 0) is None:  # runs of old: the rate was left to the methods, and not said
+            training["lr"] = default_learning_rate(TuningSettings(**record["settings"].get("tuning", {})).methods)
         return record
 
     def save_best(self, model, score):
@@ -157,30 +151,28 @@ def open_run(task, name, settings, given):
     run, or one that only predicts, brings its own settings along; flags that contradict them are refused by name.
     """
     flags = settings.run
-    groups = {group.name for group in dataclasses.fields(settings)} - {"run"}
     if flags.checkpoint:
-        idle = {"run_dir"} | {flag.name for flag in dataclasses.fields(settings.training)} - {
-            "seed",
-            "use_gpu",
-            "precision",
-        }
-        for name in sorted(idle & given):
-            raise UserError(f"--{name} has no effect with --checkpoint, which trains nothing: leave it out")
+        refuse_training_flags(settings, given)
         run = Run(Path(flags.checkpoint), resumed=True)
-        return run, _merge_settings(run, task, settings, given, groups - NOT_FOR_PREDICTION)
+        return run, take_over(run.record(task)["settings"], settings, given, run.folder, predicting=True)
     if flags.resume:
         run = Run(Path(flags.run_dir) if flags.run_dir else _newest(name.split("-")[0]), resumed=True)
-        return run, _merge_settings(run, task, settings, given, groups)
+        return run, take_over(run.record(task)["settings"], settings, given, run.folder)
     if flags.run_dir:
         folder = Path(flags.run_dir)
         if (folder / "settings.json").exists():
             raise UserError(f"{folder} holds a run already: continue it with --resume, or choose another --run_dir")
         return Run(folder), settings
-    folder, number = Path("runs") / name, 1
+    return Run(free_folder(Path("runs") / name)), settings
+
+
+def free_folder(wanted):
+    """The folder itself where it holds no run, else the first of its names with -2, -3, ... that holds none."""
+    folder, number = wanted, 1
     while (folder / "settings.json").exists():
         number += 1
-        folder = Path("runs") / f"{name}-{number}"
-    return Run(folder), settings
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
 
 
 def _newest(task_prefix):
@@ -188,30 +180,6 @@ def _newest(task_prefix):
     if not runs:
         raise UserError("there is no run to resume under runs/: leave --resume out, or name one with --run_dir")
     return max(runs, key=lambda path: path.stat().st_mtime).parent
-
-
-def _merge_settings(run, task, settings, given, groups):
-    """The saved run's settings in these groups, the user's elsewhere. Typed flags must agree where they matter."""
-    saved, merged = run.record(task)["settings"], settings_to_dict(settings)
-    if given & {"tuning", "lora", "adapter"}:
-        trained, typed = TuningSettings(**saved.get("tuning", {})).methods, settings.tuning.methods
-        if set(trained) != set(typed):
-            names = " and ".join(trained) or "full fine-tuning"
-            raise UserError(f"{run.folder} was trained with {names}, not {' and '.join(typed)}: leave that flag out")
-        given = given - {"tuning", "lora", "adapter"}  # the same methods, perhaps by another flag
-    for group in saved.keys() & set(groups):
-        for name, value in saved[group].items():
-            typed = merged[group].get(name)
-            if name not in given:
-                merged[group][name] = value
-            elif name not in FREE_ON_RESUME and typed != value:
-                raise UserError(f"{run.folder} was trained with {name} = {value}, not {typed}: leave --{name} out")
-    if "model_size" in given and "model_path" not in given:
-        merged["model"]["model_path"] = None
-    try:
-        return settings_from_dict(type(settings), merged)
-    except UserError as error:
-        raise UserError(f"{run.folder}/settings.json does not fit this version of the project: {error}") from error
 
 
 def fingerprint(model):

@@ -5,74 +5,42 @@ c_attn, and peft tunes c_attn as a whole. A LoRA on some of the three is still e
 stacked, [A_q; A_v], and B is block-wise, [[B_q, 0], [0, 0], [0, B_v]]; rank and alpha grow alike. Coming back, the
 parts whose block of B is empty are left out, and so are the ranks that a part does not use.
 
-What peft cannot say (bottleneck adapters, BitFit, top layers, a LLaMA-Adapter as in its paper, LoRA's trained biases,
-two methods at once) is an error with the reason, never a folder that means something else.
+A `Form` says how a method goes there and back; tuning/register.py says which method has which. What peft cannot say is
+an error with the reason, never a folder that means something else.
 
 Legend: r rank, D width, P virtual tokens, L layers.
 """
 
 import json
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from config import (
-    AdaLoRASettings,
-    IA3Settings,
-    LoRASettings,
-    PrefixSettings,
-    PromptSettings,
-    UserError,
-)
+from config import AdaLoRASettings, IA3Settings, LoRASettings, PrefixSettings, PromptSettings
+from errors import UserError
 
 PARTS = ("query", "key", "value")  # of c_attn, in this order
 MODULES = {"attention_dense": "attn.c_proj", "interm_dense": "mlp.c_fc", "out_dense": "mlp.c_proj"}
 LINEARS = {theirs: ours for ours, theirs in MODULES.items()}
-CANNOT = {
-    "adapter": "peft has no bottleneck adapters",
-    "bitfit": "peft has no method that trains biases alone; merge it and use the whole model",
-    "top_layers": "peft has no method that trains whole layers; merge it and use the whole model",
-    "llama_adapter": "peft's LLaMA-Adapter for GPT-2 adds its term after the output projection and without tanh",
-}
 _PREFIX = "base_model.model.transformer.h"
 
 
-def to_peft(methods, tensors, config, base):
-    """(adapter_config, tensors) in peft's form. Raises UserError for what peft cannot say.
+@dataclass(frozen=True)
+class Form:
+    """What a method is in peft's terms.
 
-    methods: {name: settings}. tensors: `trainable_state_dict` of the GPT-2 (for prompts: `prompt_tensors`, too).
-    config: GPT2Config. base: name or folder of the base model, for whoever opens it.
+    kind: its peft_type. export(settings, tensors, config) -> (adapter_config, tensors) in their form. read(record,
+    tensors, config) -> ({our name: settings}, tensors) in ours. required: fields of adapter_config that must be there.
     """
-    for name in methods:
-        if name in CANNOT:
-            raise UserError(f"{name} cannot be exported: {CANNOT[name]}")
-    if len(methods) != 1:
-        raise UserError(f"{' and '.join(methods) or 'a full fine-tuning'} cannot be exported: peft holds one method")
-    name, settings = next(iter(methods.items()))
-    common = {"base_model_name_or_path": str(base), "task_type": "CAUSAL_LM", "inference_mode": True}
-    record, converted = _EXPORTS[name](settings, tensors, config)
-    return common | record, {key: tensor.detach().float().cpu().contiguous() for key, tensor in converted.items()}
 
-
-def from_peft(record, tensors, config):
-    """({name: settings}, tensors) in our form; the opposite of `to_peft`. Raises UserError for what we cannot say."""
-    kind = record.get("peft_type")
-    if kind not in _IMPORTS:
-        raise UserError(f"peft_type {kind} is not known here: {', '.join(_IMPORTS)} are")
-    if record.get("modules_to_save"):
-        raise UserError(
-            f"modules_to_save {record['modules_to_save']} cannot be imported: only the method's own tensors"
-        )
-    for name in _REQUIRED.get(kind, ()):
-        if record.get(name) is None:
-            raise UserError(
-                f"adapter_config.json names no {name}: peft would take its default in silence; write it there"
-            )
-    if kind not in ("LORA", "ADALORA", "IA3") and "prompt_embeddings" not in tensors:
-        raise UserError("adapter_model.safetensors holds no prompt_embeddings")
-    return _IMPORTS[kind](record, tensors, config)
+    kind: str
+    export: Callable
+    read: Callable
+    required: tuple = ()
 
 
 def read_folder(folder):
@@ -370,45 +338,31 @@ def _export_prefix(settings, tensors, config):
     return record, {"prompt_embeddings": tensors["prompt.written"]}
 
 
+def _embeddings(tensors):
+    if "prompt_embeddings" not in tensors:
+        raise UserError("adapter_model.safetensors holds no prompt_embeddings")
+    return tensors["prompt_embeddings"].float()
+
+
 def _import_prompt(record, tensors, config):
     """P-tuning comes back as the virtual tokens that its encoder wrote: plain prompt tuning from here on."""
-    embeddings = tensors["prompt_embeddings"].float()
+    embeddings = _embeddings(tensors)
     if embeddings.size(1) != config.hidden_size:
         raise UserError(f"the virtual tokens are {embeddings.size(1)} wide, the model {config.hidden_size}")
     return {"prompt": PromptSettings(prompt_length=len(embeddings))}, {"prompt.embedding": embeddings}
 
 
 def _import_prefix(record, tensors, config):
-    embeddings = tensors["prompt_embeddings"].float().flatten(1)
+    embeddings = _embeddings(tensors).flatten(1)
     wanted = 2 * config.num_hidden_layers * config.hidden_size
     if embeddings.size(1) != wanted:
         raise UserError(f"the prefix has {embeddings.size(1)} numbers a position, this model needs {wanted}")
     return {"prefix": PrefixSettings(prefix_length=len(embeddings))}, {"prompt.embedding": embeddings}
 
 
-def prompt_tensors(gpt2):
-    """What gpt2's virtual tokens or prefix come to, networks applied: {"prompt.written": (P, D) or (P, 2 L D)}."""
-    if gpt2.prompt is None:
-        return {}
-    with torch.no_grad():
-        return {"prompt.written": gpt2.prompt.written().detach().clone()}
-
-
-_REQUIRED = {"LORA": ("lora_alpha",), "ADALORA": ("lora_alpha", "init_r")}
-_EXPORTS = {
-    "lora": _export_lora,
-    "qlora": _export_lora,
-    "adalora": _export_adalora,
-    "ia3": _export_ia3,
-    "prompt": _export_prompt,
-    "ptuning": _export_ptuning,
-    "prefix": _export_prefix,
-}
-_IMPORTS = {
-    "LORA": _import_lora,
-    "ADALORA": _import_adalora,
-    "IA3": _import_ia3,
-    "PROMPT_TUNING": _import_prompt,
-    "P_TUNING": _import_prompt,
-    "PREFIX_TUNING": _import_prefix,
-}
+LORA = Form("LORA", _export_lora, _import_lora, ("lora_alpha",))
+ADALORA = Form("ADALORA", _export_adalora, _import_adalora, ("lora_alpha", "init_r"))
+IA3 = Form("IA3", _export_ia3, _import_ia3)
+PROMPT_TUNING = Form("PROMPT_TUNING", _export_prompt, _import_prompt)
+P_TUNING = Form("P_TUNING", _export_ptuning, _import_prompt)
+PREFIX_TUNING = Form("PREFIX_TUNING", _export_prefix, _import_prefix)

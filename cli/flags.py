@@ -1,0 +1,308 @@
+"""Dataclasses <-> flags <-> JSON, and what a saved run overrides.
+
+A group of flags is a dataclass derived from `Settings`, each of its fields a line made by `flag`. That line is all that
+is ever said of a setting: its default, help, bounds and choices, what it requires, whether it may change on --resume.
+The checks are made whenever a group is constructed, so they hold for the shell, for a saved run and for a test alike.
+"""
+
+import argparse
+import dataclasses
+import math
+import os
+import typing
+from dataclasses import dataclass, field, fields
+from types import UnionType
+
+from errors import UserError, check
+
+WIDTH = 110  # columns of --help
+# --- what a line can say ----------------------------------------------------------------------------------------------
+
+
+def flag(default, help, allowed=None, **options):
+    """A dataclass field that becomes a flag --NAME.
+
+    allowed: an interval as text, "[0, 1)", or the values that can be chosen (for a tuple those of its entries).
+    Options, any of which the class can set for all of its fields (`class Group(Settings, requires=...)`):
+    zero: what 0 means; why: a reason to be told beside an interval.
+    names: (noun, allowed words) of a comma-separated text.
+    requires: (other field, value, ...): the flag means something only where that field has one of these values, and is
+    refused otherwise, so that no flag is ever silently ignored.
+    shorthand_of: (field of the same group, entry): the flag is short for that entry of that tuple; nothing: what the
+    tuple is called when it is empty.
+    instead_of: a field of the same group that this one replaces; typing that one drops this one's saved value.
+    free_on_resume: --resume may change it. training_only: refused where nothing is trained.
+    from_flags: "always", or "when predicting" (--checkpoint): it comes from the flags, not from the saved run.
+    """
+    kind = "bounds" if isinstance(allowed, str) else "choices"
+    return field(default=default, metadata={"help": help, kind: allowed} | options)
+
+
+@typing.dataclass_transform(field_specifiers=(flag,))
+class Settings:
+    """A group of flags. What is derived from it is a dataclass; its docstring is the group's heading in --help."""
+
+    options: typing.ClassVar[dict] = {}
+
+    def __init_subclass__(cls, **options):
+        cls.options = cls.options | options
+        dataclass(cls)
+
+    def __post_init__(self):
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.type is tuple and isinstance(value, list):  # as JSON has it
+                setattr(self, setting.name, value := tuple(value))
+            _check_value(type(self), setting, value)
+        self.relate()
+
+    def relate(self):
+        """Raise UserError where two settings do not fit each other; for derived classes."""
+
+    def expanded(self, name):
+        """The entries of a tuple setting and of the shorthands that are set, each once."""
+        short = [option(self, s, "shorthand_of")[1] for s in _shorthands(self, name) if getattr(self, s.name)]
+        return list(dict.fromkeys([*getattr(self, name), *short]))
+
+
+def group(settings_class):
+    """A field of a Script: a whole group of flags."""
+    return field(default_factory=settings_class)
+
+
+@typing.dataclass_transform(field_specifiers=(group,))
+class Script:
+    """All groups of a script. What is derived from it is a dataclass; its docstring is what --help begins with."""
+
+    def __init_subclass__(cls):
+        dataclass(cls)
+
+    def __post_init__(self):
+        self.relate()
+
+    def relate(self):
+        """Raise UserError where two groups do not fit each other; for derived classes."""
+
+
+def option(group, setting, name):
+    """What a field's line says of an option or, where it is silent, what its group says; else None."""
+    return setting.metadata.get(name, group.options.get(name))
+
+
+def _shorthands(group, name):
+    return [s for s in fields(group) if (option(group, s, "shorthand_of") or [None])[0] == name]
+
+
+def split_names(text):
+    """The words of a comma-separated flag, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list of names"}
+
+
+def _check_value(group, setting, value):
+    name, kinds = f"--{setting.name}", _kinds(setting)
+    if value is None and type(None) in kinds:
+        return
+    kind = next(kind for kind in kinds if kind is not type(None))
+    fits = isinstance(value, (int, float) if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+    check(fits, f"{name} must be {KINDS[kind]}, got {value!r}")
+    if choices := setting.metadata.get("choices"):
+        for one in value if kind is tuple else (value,):
+            check(one in choices, f"{name} must be one of {', '.join(choices)}, got {one!r}")
+    if bounds := setting.metadata.get("bounds"):
+        wanted = (
+            _in_words(bounds, option(group, setting, "zero")) if value not in (math.inf, -math.inf) else "be finite"
+        )
+        why = option(group, setting, "why")
+        check(_inside(value, bounds), f"{name} must {wanted}, {f'{why}; ' if why else ''}got {value}")
+    if allowed := option(group, setting, "names"):
+        noun, words = allowed
+        names, choose = split_names(value), f"choose from {','.join(words)}"
+        unknown = [word for word in names if word not in words]
+        check(not unknown, f"{name}: no {noun} {unknown}; {choose}")
+        check(names, f"{name} is empty; {choose}")
+
+
+def _kinds(setting):
+    return typing.get_args(setting.type) if isinstance(setting.type, UnionType) else (setting.type,)
+
+
+def _inside(value, bounds):
+    low, high = map(float, bounds[1:-1].split(","))
+    return (value >= low if bounds[0] == "[" else value > low) and (
+        value <= high if bounds[-1] == "]" else value < high
+    )
+
+
+def _in_words(bounds, zero):
+    """What comes after "must"."""
+    if zero:
+        return f"be 0 ({zero}) or more"
+    words = {"(0, inf)": "be positive", "[0, inf)": "not be negative", "(-inf, inf)": "be a number"}
+    if bounds in words:
+        return words[bounds]
+    return f"be at least {bounds[1:].split(',')[0]}" if bounds.endswith("inf)") else f"be in {bounds}"
+
+
+def check_outputs(data, outputs):
+    """No output file of a data group may be another one of its files: it would be lost."""
+    paths = {setting.name: getattr(data, setting.name) for setting in fields(data) if setting.type is str}
+    for name in outputs:
+        for other in paths.keys() - {name}:
+            same = os.path.abspath(paths[name]) == os.path.abspath(paths[other])
+            check(not same, f"--{name} and --{other} are the same file {paths[name]}: choose another")
+
+
+# --- from the shell ---------------------------------------------------------------------------------------------------
+
+
+class FlagParser(argparse.ArgumentParser):
+    def error(self, message):  # argparse would print the whole usage; the one line that matters would be lost in it
+        raise UserError(f"{message} (--help lists the flags)")
+
+
+def parse_flags(settings_class, arguments=None):
+    """Settings from the command line (or from a list of arguments).
+
+    settings_class: a dataclass whose fields are groups. Returns (settings, given): `given` holds the names of the flags
+    that the user typed. Raises UserError.
+    """
+    parser = FlagParser(
+        description=settings_class.__doc__,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=WIDTH),
+        argument_default=argparse.SUPPRESS,  # absent flags stay absent: the dataclasses know the defaults
+        allow_abbrev=False,
+    )
+    for group in sorted(fields(settings_class), key=lambda group: group.name != "data"):  # the data first
+        section = parser.add_argument_group(group.type.__doc__)
+        for setting in fields(group.type):
+            section.add_argument(f"--{setting.name}", **_argparse_options(setting))
+    given = vars(parser.parse_args(arguments))
+    _refuse_idle_flags(settings_class, given)
+    groups = {
+        group.name: {s.name: given[s.name] for s in fields(group.type) if s.name in given}
+        for group in fields(settings_class)
+    }
+    return settings_from_dict(settings_class, groups), set(given)
+
+
+def _argparse_options(setting):
+    help_text = setting.metadata["help"].replace("%", "%%")
+    if setting.type is bool:
+        return {"action": "store_true", "help": help_text}
+    if setting.type is tuple:
+        return {"nargs": "+", "choices": tuple(setting.metadata["choices"]), "metavar": "NAME", "help": help_text}
+    if setting.default not in (None, ""):
+        help_text += f" (default: {setting.default})"
+    kind = _kinds(setting)[0]
+    options = {"type": kind, "help": help_text}
+    if setting.metadata.get("choices"):
+        return options | {"choices": tuple(setting.metadata["choices"])}
+    return options | {"metavar": {int: "N", float: "X", str: "TEXT"}[kind]}
+
+
+def _refuse_idle_flags(settings_class, given):
+    everything = {
+        setting.name: (group.type, setting) for group in fields(settings_class) for setting in fields(group.type)
+    }
+    for name in everything.keys() & given.keys():
+        requires = option(*everything[name], "requires")
+        if requires and not set(_chosen(*everything[requires[0]], given)) & set(requires[1:]):
+            switch = f"--{requires[0]} {'|'.join(requires[1:])}"
+            raise UserError(f"--{name} has no effect without {switch}: add it, or leave the flag out")
+
+
+def _chosen(group, setting, given):
+    """The values that a setting has, shorthands counted in: usually one."""
+    value = given.get(setting.name, setting.default)
+    short = [option(group, s, "shorthand_of")[1] for s in _shorthands(group, setting.name) if given.get(s.name)]
+    return [*value, *short] if setting.type is tuple else [value]
+
+
+# --- JSON and back ----------------------------------------------------------------------------------------------------
+
+
+def settings_from_dict(settings_class, values):
+    """The inverse of `settings_to_dict`: nested settings, as kept in a run's settings.json. Raises UserError."""
+    groups = {}
+    for group in fields(settings_class):
+        saved = values.get(group.name, {})
+        check(isinstance(saved, dict), f"the settings of group {group.name} are no object, but {saved!r}")
+        unknown = set(saved) - {setting.name for setting in fields(group.type)}
+        check(not unknown, f"unknown settings {sorted(unknown)} in group {group.name}")
+        groups[group.name] = group.type(**saved)
+    return settings_class(**groups)
+
+
+def settings_to_dict(settings):
+    return dataclasses.asdict(settings)
+
+
+# --- what a saved run overrides ---------------------------------------------------------------------------------------
+
+
+def refuse_training_flags(settings, given):
+    """Raise UserError for a typed flag that means nothing where nothing is trained."""
+    for group in fields(settings):
+        for setting in fields(group.type):
+            if setting.name in given and option(group.type, setting, "training_only"):
+                raise UserError(f"--{setting.name} has no effect with --checkpoint, which trains nothing: leave it out")
+
+
+def take_over(saved, settings, given, source, predicting=False):
+    """The settings of a saved run, changed by what the user typed: new settings.
+
+    saved: as from `settings_to_dict`. given: the flags that were typed. A typed flag must agree with the saved value
+    unless it is free on --resume. predicting: nothing will be trained. source: what the run is called in messages.
+    Raises UserError.
+    """
+    merged = settings_to_dict(settings)
+    for group in fields(settings):
+        if group.name in saved:
+            known = _without_replaced(group.type, saved[group.name], given)
+            merged[group.name] |= _agreed(group.type, known, merged[group.name], given, source, predicting)
+    try:
+        return settings_from_dict(type(settings), merged)
+    except UserError as error:
+        raise UserError(f"{source}/settings.json does not fit this version of the project: {error}") from error
+
+
+def _agreed(group, saved, typed, given, source, predicting):
+    """The values of one group that the saved run brings."""
+    values, settings = {}, {setting.name: setting for setting in fields(group)}
+    families = {s.name: name for name in settings for s in _shorthands(group, name)}
+    for name in set(families.values()):  # the same entries, perhaps by another flag
+        members = {name, *(short for short, of in families.items() if of == name)}
+        if given & members:
+            theirs, ours = (_entries(group, name, members, values) for values in (saved, typed))
+            if set(ours) != set(theirs):
+                trained = " and ".join(theirs) or option(group, settings[name], "nothing")
+                raise UserError(f"{source} was trained with {trained}, not {' and '.join(ours)}: leave that flag out")
+            given = given - members
+    for name, value in saved.items():
+        setting = settings.get(name)
+        if setting and option(group, setting, "from_flags") in (
+            "always",
+            "when predicting" if predicting else "always",
+        ):
+            continue
+        if name not in given:
+            values[name] = value
+        elif not option(group, setting, "free_on_resume") and typed[name] != value:
+            raise UserError(f"{source} was trained with {name} = {value}, not {typed[name]}: leave --{name} out")
+    return values
+
+
+def _entries(group, name, members, values):
+    """Those of the tuple setting `name`, from the values of it and its shorthands."""
+    return group(**{member: values[member] for member in members & values.keys()}).expanded(name)
+
+
+def _without_replaced(group, saved, given):
+    """The saved values less those that are given up because what they stand for was typed."""
+    replaced = {s.name for s in fields(group) if option(group, s, "instead_of") in given}
+    return {name: value for name, value in saved.items() if name not in replaced}

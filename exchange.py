@@ -1,0 +1,159 @@
+"""Look at a run, merge it into a plain model, and carry tuned tensors to peft and back.
+
+python exchange.py show RUN                     what was tuned, on what, with how many parameters
+python exchange.py merge RUN --out FOLDER       a whole GPT-2 that plain transformers opens
+python exchange.py export RUN --out FOLDER      peft's folder format, for Hugging Face GPT-2
+python exchange.py import FOLDER --run_dir RUN --task sonnet_generation --model_path MODEL
+                                                a run made from a peft folder, for --checkpoint RUN
+"""
+
+import argparse
+
+from cli.flags import FlagParser
+from cli.script import run_script
+
+TASKS = ("sonnet_generation", "paraphrase_detection")
+
+
+def parse(arguments=None):
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("show", "merge", "export", "import"))
+    parser.add_argument("source", help="a run folder; for import a peft folder")
+    parser.add_argument("--out", help="merge, export: the folder to write")
+    parser.add_argument("--run_dir", help="import: the run folder to make")
+    parser.add_argument("--task", choices=TASKS, default=TASKS[0], help="import: the script of the run")
+    parser.add_argument("--model_path", help="the base model, where it is not where the run found it")
+    parser.add_argument("--model_size", help="the same, by its size")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":  # before the heavy imports, so that --help and typing errors answer at once
+    OPTIONS = run_script(parse)
+
+import shutil
+from pathlib import Path
+
+from cli.flags import settings_from_dict
+from cli.tables import format_table
+from config import ParaphraseSettings, SonnetSettings
+from datasets.files import check_writable
+from errors import check
+from formats.hub import TOKENIZER_FILES, find_model
+from formats.hugging_face import read_config, save_pretrained
+from formats.peft import read_folder, write_folder
+from models.paraphrase_gpt import ParaphraseGPT
+from models.sonnet_gpt import SonnetGPT
+from training.assembly import assemble
+from training.runs import Run
+from tuning.portable import from_peft, prompt_tensors, to_peft
+from tuning.register import default_learning_rate
+from tuning.state import count_parameters, load_tuning, trainable_state_dict
+
+SETTINGS = dict(zip(TASKS, (SonnetSettings, ParaphraseSettings), strict=True))
+
+
+def main(options):
+    needed = {"merge": "out", "export": "out", "import": "run_dir"}.get(options.action)
+    check(needed is None or getattr(options, needed), f"{options.action} wants --{needed}: the folder to write")
+    if needed:
+        target = Path(getattr(options, needed))
+        check_writable(target / "file")
+        check(not target.exists() or not any(target.iterdir()), f"--{needed}: {target} is not empty: choose another")
+    {"show": show, "merge": merge_run, "export": export_run, "import": import_folder}[options.action](options)
+
+
+def open_tuned(options):
+    """(the Assembly, the task's model with the run's best tensors, its settings, its score)"""
+    run = Run(Path(options.source))
+    record = run.record()
+    check(record["task"] in SETTINGS, f"{options.source} is a run of {record['task']}, which tunes nothing")
+    settings = settings_from_dict(SETTINGS[record["task"]], record["settings"])
+    settings.model.model_path = options.model_path or (None if options.model_size else settings.model.model_path)
+    settings.model.model_size = options.model_size or settings.model.model_size
+    settings.training.precision, settings.inference.merge = "fp32", False  # what is carried on is not rounded
+    tuned = assemble(settings, with_tokenizer=False)
+    check(
+        tuned.fingerprint == record["base_fingerprint"],
+        f"{tuned.folder} is not the model that {options.source} was trained on (fingerprint {tuned.fingerprint}, not "
+        f"{record['base_fingerprint']}): name that one with --model_path",
+    )
+    model = task_model(tuned.gpt2, settings)
+    score = run.load_best(model)
+    return tuned, model.eval(), settings, score
+
+
+def task_model(gpt2, settings):
+    if isinstance(settings, ParaphraseSettings):
+        return ParaphraseGPT(gpt2, settings.head, settings.pooling)
+    return SonnetGPT(gpt2)
+
+
+def show(options):
+    tuned, model, _, score = open_tuned(options)
+    trained, total = count_parameters(model)
+    rows = {
+        "run": options.source,
+        "base model": str(tuned.folder),
+        "methods": ", ".join(tuned.methods) or "full fine-tuning",
+        "trained": f"{trained:,} of {total:,} parameters ({100 * trained / total:.2f} %)",
+        "best epoch": f"{score['epoch']}, score {score['score']:.4f}",
+    }
+    for group in tuned.methods.values():
+        rows |= {name: str(value) for name, value in (vars(group) if group else {}).items()}
+    shapes = {}
+    for name, tensor in trainable_state_dict(model).items():
+        last = ".".join(name.split(".")[-2:])
+        shapes.setdefault((last, tuple(tensor.shape)), []).append(name)
+    rows |= {f"{len(names)} x {last}": str(list(shape)) for (last, shape), names in shapes.items()}
+    print(format_table(rows), end="")
+
+
+def merge_run(options):
+    tuned, model, _, _ = open_tuned(options)
+    if tuned.methods:
+        tuned.merge()
+    save_pretrained(tuned.gpt2, options.out)
+    for name in TOKENIZER_FILES:
+        if (tuned.folder / name).is_file():
+            shutil.copyfile(tuned.folder / name, Path(options.out, name))
+    _say_what_stays(model)
+    print(f"{options.out}: a plain GPT-2, for --model_path and for transformers")
+
+
+def export_run(options):
+    tuned, model, _, _ = open_tuned(options)
+    tensors = trainable_state_dict(tuned.gpt2) | prompt_tensors(tuned.gpt2)
+    write_folder(options.out, *to_peft(tuned.methods, tensors, tuned.gpt2.config, tuned.folder))
+    _say_what_stays(model)
+    if "ptuning" in tuned.methods:
+        print("peft keeps the virtual tokens, not the network that wrote them: it comes back as prompt tuning")
+    if "qlora" in tuned.methods:
+        print("the base was quantised while training: for the same answers, quantise it in peft as well")
+    print(f"{options.out}: for peft.PeftModel.from_pretrained on Hugging Face GPT-2")
+
+
+def _say_what_stays(model):
+    heads = sorted({name.split(".")[0] for name in trainable_state_dict(model) if not name.startswith("gpt.")})
+    if heads:
+        print(f"not part of it: the task's own {' and '.join(heads)}")
+
+
+def import_folder(options):
+    record, tensors = read_folder(options.source)
+    base = find_model(options.model_path or options.model_size or record.get("base_model_name_or_path") or "gpt2")
+    methods, ours = from_peft(record, tensors, read_config(base))
+    settings = SETTINGS[options.task]()
+    settings.model.model_path, settings.tuning.tuning = str(base), tuple(methods)
+    settings.training.lr, settings.training.precision = default_learning_rate(methods), "fp32"
+    for name, group in methods.items():
+        setattr(settings, name, group)
+    tuned = assemble(settings, with_tokenizer=False)
+    load_tuning(tuned.gpt2, ours, options.source)
+    run = Run(Path(options.run_dir))
+    run.begin(options.task, settings, tuned.fingerprint)
+    run.save_best(task_model(tuned.gpt2, settings), {"epoch": 0, "score": 0.0})
+    print(f"{options.run_dir}: {', '.join(methods)}, for {options.task}.py --checkpoint {options.run_dir}")
+
+
+if __name__ == "__main__":
+    run_script(main, OPTIONS)

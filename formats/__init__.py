@@ -1,0 +1,1 @@
+"""File formats of others: Hugging Face's model folders and hub, peft's folders."""

@@ -1,0 +1,1 @@
+"""From settings to a tuned model (assembly), the one training loop, and the folders that keep a run."""

@@ -1,0 +1,182 @@
+"""From a script's settings to what it works with: the run, the device, and GPT-2 with its tuning methods.
+
+The order matters: weights, then methods, then freezing (and, for bf16, one cast of what is frozen). The optimizer comes
+after all of it.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, set_seed
+
+from cli.script import say
+from config import DROPOUTS
+from datasets import load_tokenizer
+from errors import UserError
+from formats.hub import find_model
+from models.gpt2 import GPT2Model
+from training.runs import fingerprint, open_run
+from tuning.attach import attach, cast_for_prediction, cast_frozen, check_mergeable, merge
+from tuning.register import METHODS, chosen_methods, default_learning_rate
+from tuning.state import count_parameters
+
+BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
+
+
+def open_task(task, settings, given, prefix):
+    """(run, settings, accelerator): what the flags ask for, with the learning rate and the precision made definite.
+
+    task: the script's name; prefix: what its runs' names begin with. A resumed run brings its own settings along. In
+    every process the same. Raises UserError.
+    """
+    run, settings = open_run(task, run_name(prefix, settings), settings, given)
+    options = settings.training
+    if options.lr is None:
+        options.lr = default_learning_rate(settings.tuning.methods)
+    accelerator = make_accelerator(options, insist="use_gpu" in given)
+    options.precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+    run, settings = broadcast_object_list([(run, settings)])[0]  # the first process's choice of a folder is everyone's
+    return run, settings, accelerator
+
+
+def run_name(prefix, settings):
+    """sonnet-lora-adapter, or sonnet-full; the prefix alone for a script that knows no tuning methods."""
+    if not hasattr(settings, "tuning"):
+        return prefix
+    methods = [name for name in METHODS if name in settings.tuning.methods]
+    return "-".join([prefix, *(methods or ["full"])])
+
+
+def make_accelerator(settings, insist=True):
+    """The Accelerator for settings (TrainingSettings); prints what it took and why.
+
+    insist: a missing GPU is a UserError; else (a run that was begun on one, and goes on here) the CPU is taken.
+    """
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if settings.use_gpu and not has_gpu and insist:
+        raise UserError("--use_gpu: torch sees no CUDA and no MPS device; leave the flag out to train on the CPU")
+    device = "cpu" if not (settings.use_gpu and has_gpu) else "cuda" if torch.cuda.is_available() else "mps"
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16" if has_native_bf16(device) else "fp32"
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    why = (
+        "asked for" if settings.precision != "auto" else "native here" if precision == "bf16" else "no native bf16 here"
+    )
+    say(f"device {accelerator.device}, precision {precision} ({why}), {accelerator.num_processes} process(es)")
+    return accelerator
+
+
+def has_native_bf16(device):
+    """Whether the hardware multiplies bf16 matrices itself; elsewhere bf16 is emulated, and slower than fp32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and not BF16_FEATURES.isdisjoint(cpu_features())
+
+
+def cpu_features():
+    """What the CPU says that it can do: from torch or, where an older one (2.8, 2.9) cannot be asked, from Linux."""
+    if hasattr(torch.cpu, "get_capabilities"):
+        return {name for name, present in torch.cpu.get_capabilities().items() if present}
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith("flags") for flag in line.split()}
+
+
+@dataclass
+class Assembly:
+    """A GPT-2 with its tuning methods, and what follows from them.
+
+    methods: {name: settings}. fingerprint: of the base weights, before anything was attached. folder: the base model's.
+    """
+
+    gpt2: GPT2Model
+    tokenizer: object
+    methods: dict
+    fingerprint: str
+    folder: Path
+
+    def __post_init__(self):
+        hooks = [(METHODS[name].after_step, settings) for name, settings in self.methods.items()]
+        self.hooks = [make(self.gpt2, settings) for make, settings in hooks if make]
+
+    def loss(self, loss_fn):
+        """loss_fn(model, batch) -> (sum, count), with the methods' penalties added to the mean."""
+        penalties = [(METHODS[name].penalty, s) for name, s in self.methods.items() if METHODS[name].penalty]
+
+        def penalised(model, batch):
+            loss, count = loss_fn(model, batch)
+            return loss + count * sum(penalty(self.gpt2, settings) for penalty, settings in penalties), count
+
+        return penalised if penalties else loss_fn
+
+    def after_step(self, step, total_steps):
+        """What the methods do after an optimizer step (counted from 1), before its gradients are cleared."""
+        for hook in self.hooks:
+            hook(step, total_steps)
+
+    def merge(self):
+        """Fold the methods into plain linears, in place. Raises UserError, and changes nothing, if that cannot be."""
+        merge(self.gpt2, self.methods)
+
+    def cast_for_prediction(self, precision):
+        """For the end, when nothing is trained any more. precision: "fp32" (nothing to do) or "bf16"."""
+        if precision == "bf16":
+            cast_for_prediction(self.gpt2, torch.bfloat16)
+
+
+def assemble(settings, with_tokenizer=True):
+    """The Assembly that a script's settings ask for, their precision being definite. Raises UserError."""
+    methods = chosen_methods(settings)
+    if settings.inference.merge:
+        check_mergeable(methods)  # now, not after hours of training
+    set_seed(settings.training.seed)  # new tensors start the same in every run
+    path = settings.model.model_path
+    if path is not None and not Path(path).is_dir():
+        raise UserError(f"--model_path: {path} is no folder; give one with config.json and model.safetensors")
+    folder = Path(path) if path else find_model(settings.model.model_size)
+    tokenizer = load_tokenizer(folder) if with_tokenizer else None
+    dropout = settings.model.dropout
+    gpt2 = GPT2Model.from_pretrained(str(folder), **({} if dropout is None else dict.fromkeys(DROPOUTS, dropout)))
+    if tokenizer and tokenizer.get_vocab_size() > gpt2.config.vocab_size:
+        raise UserError(
+            f"the tokenizer in {folder} has {tokenizer.get_vocab_size()} tokens, the model {gpt2.config.vocab_size}: "
+            "they do not belong together"
+        )
+    base = fingerprint(gpt2)
+    attach(gpt2, methods)
+    if methods and settings.training.precision == "bf16":
+        cast_frozen(gpt2, torch.bfloat16)
+    return Assembly(gpt2, tokenizer, methods, base, folder)
+
+
+def load_trained(model, run, accelerator):
+    """Put the run's best epoch into model, ready to predict. Returns what a report wants to know, {name: text}."""
+    best = run.load_best(model)
+    model.to(accelerator.device).eval()
+    trained, total = count_parameters(model)
+    size = f"{run.size() / 2**20:.1f} MiB" if run.size() >= 2**20 else f"{run.size() / 2**10:.0f} KiB"
+    return {
+        "run": f"{run.folder} ({size} of trained weights)",
+        "trained parameters": f"{trained:,} of {total:,} ({100 * trained / total:.2f} %)",
+        "best epoch": str(best["epoch"]),
+        "peak memory": f"{peak_memory(accelerator.device) / 2**30:.2f} GiB",
+    }
+
+
+def peak_memory(device):
+    """Bytes: on the GPU what torch allocated at most, on the CPU the process's largest resident set."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # not on Windows
+
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

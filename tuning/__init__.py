@@ -1,0 +1,1 @@
+"""Parameter-efficient tuning: which methods there are, and what they share."""
