@@ -62,19 +62,22 @@ def main(options):
     {"show": show, "merge": merge_run, "export": export_run, "import": import_folder}[options.action](options)
 
 
-def open_tuned(options):
-    """(the Assembly, the task's model with the run's best tensors, its settings, its score)"""
-    run = Run(Path(options.source))
+def open_tuned(source, model_path=None, model_size=None):
+    """(the Assembly, the task's model with the run's best tensors, its settings, its score) of a run folder.
+
+    model_path, model_size: the base model, where it is not where the run found it. Raises UserError.
+    """
+    run = Run(Path(source))
     record = run.record()
-    check(record["task"] in SETTINGS, f"{options.source} is a run of {record['task']}, which tunes nothing")
+    check(record["task"] in SETTINGS, f"{source} is a run of {record['task']}, which tunes nothing")
     settings = settings_from_dict(SETTINGS[record["task"]], record["settings"])
-    settings.model.model_path = options.model_path or (None if options.model_size else settings.model.model_path)
-    settings.model.model_size = options.model_size or settings.model.model_size
+    settings.model.model_path = model_path or (None if model_size else settings.model.model_path)
+    settings.model.model_size = model_size or settings.model.model_size
     settings.training.precision, settings.inference.merge = "fp32", False  # what is carried on is not rounded
     tuned = assemble(settings, with_tokenizer=False)
     check(
         tuned.fingerprint == record["base_fingerprint"],
-        f"{tuned.folder} is not the model that {options.source} was trained on (fingerprint {tuned.fingerprint}, not "
+        f"{tuned.folder} is not the model that {source} was trained on (fingerprint {tuned.fingerprint}, not "
         f"{record['base_fingerprint']}): name that one with --model_path",
     )
     model = task_model(tuned.gpt2, settings)
@@ -89,7 +92,7 @@ def task_model(gpt2, settings):
 
 
 def show(options):
-    tuned, model, _, score = open_tuned(options)
+    tuned, model, _, score = open_tuned(options.source, options.model_path, options.model_size)
     trained, total = count_parameters(model)
     rows = {
         "run": options.source,
@@ -109,7 +112,7 @@ def show(options):
 
 
 def merge_run(options):
-    tuned, model, _, _ = open_tuned(options)
+    tuned, model, _, _ = open_tuned(options.source, options.model_path, options.model_size)
     if tuned.methods:
         tuned.merge()
     save_pretrained(tuned.gpt2, options.out)
@@ -121,7 +124,7 @@ def merge_run(options):
 
 
 def export_run(options):
-    tuned, model, _, _ = open_tuned(options)
+    tuned, model, _, _ = open_tuned(options.source, options.model_path, options.model_size)
     tensors = trainable_state_dict(tuned.gpt2) | prompt_tensors(tuned.gpt2)
     write_folder(options.out, *to_peft(tuned.methods, tensors, tuned.gpt2.config, tuned.folder))
     _say_what_stays(model)

@@ -1,7 +1,7 @@
 """Back-translated question pairs without a neural model: Apertium's rules, which Debian and Ubuntu ship as packages.
 
     apt install apertium apertium-eng-spa
-    python -m benchmarks.apertium_pairs --para_train ../shared/data/quora-train.csv --out runs/quora-train-apertium.csv
+    python -m benchmarks.apertium_pairs --para_train data/quora-train.csv --out runs/quora-train-apertium.csv
     python paraphrase_detection.py --para_train runs/quora-train-apertium.csv ...
 
 Writes a training file: the pairs of --para_train and, under the rules of --augment back_translation, those that came

@@ -1,6 +1,6 @@
 """Every way of decoding on the same trained model and the course's dev sonnets: one table.
 
-    python -m benchmarks.decoders_table --run runs/sonnet-full-1 --data ../shared/data
+    python -m benchmarks.decoders_table --run runs/sonnet-full-1
 
 The run is one of sonnet_generation.py. For each decoder, over several seeds: chrF of the whole sonnets and of the
 continuations, beside the floors; distinct-2 (different pairs of words among all of them, in the lines written); the
@@ -13,20 +13,16 @@ import dataclasses
 import time
 from pathlib import Path
 
-from cli.flags import settings_from_dict
 from cli.script import run_script
-from config import DecodingSettings, SonnetSettings
-from datasets import load_sonnets
+from config import DecodingSettings
+from datasets import load_sonnets, load_tokenizer
 from datasets.sonnets import PROMPT_LINES, head_of, tail_of
 from decoding.prosody import load_pronouncing, measure_form, words_of
 from decoding.template import Lexicon, load_tagger
 from decoding.writer import SonnetWriter
 from errors import check
 from evaluation import mean_and_deviation, score_sonnets, sonnet_floors
-from models.sonnet_gpt import SonnetGPT
-from training.assembly import load_trained, make_accelerator
-from training.loop import load_backbone
-from training.runs import Run
+from exchange import open_tuned
 
 DECODERS = {
     "sample, T 1.2, top-p 0.9": {},
@@ -55,12 +51,8 @@ def main():
     parser.add_argument("--model", default="data/gpt2-mini", help="the base model (default: data/gpt2-mini)")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
-    run = Run(Path(options.run))
-    settings = settings_from_dict(SonnetSettings, run.record("sonnet_generation")["settings"])
-    settings.model.model_path = options.model
-    accelerator = make_accelerator(settings.training)
-    gpt2, tokenizer, _ = load_backbone(settings, accelerator)
-    load_trained(SonnetGPT(gpt2), run, accelerator)
+    tuned, _, settings, _ = open_tuned(options.run, options.model)
+    tokenizer = load_tokenizer(tuned.folder)
     training = load_sonnets(Path(options.data, "sonnets.txt"))
     gold = load_sonnets(Path(options.data, "TRUE_sonnets_held_out_dev.txt"))
     check(options.seeds >= 1, "--seeds must be at least 1")
@@ -69,7 +61,7 @@ def main():
     for name, changes in DECODERS.items():
         chosen = dataclasses.replace(DecodingSettings(), **changes)
         templates = lexicon.templates[chosen.template_tags]
-        writer = SonnetWriter(gpt2, tokenizer, chosen, settings.inference.eval_batch_size, lexicon, templates)
+        writer = SonnetWriter(tuned.gpt2, tokenizer, chosen, settings.inference.eval_batch_size, lexicon, templates)
         seeds = range(options.seeds) if chosen.decode in ("sample", "mbr", "template") else [0]
         rows = []
         for seed in seeds:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.rounds import medians, time_rounds
+from benchmarks.rounds import report, time_rounds
 from cli.script import run_script
 from config import DecodingSettings, GPT2Config
 from datasets import load_sonnets, load_tokenizer
 from datasets.sonnets import head_of
-from decoding import beam_search, generate
+from decoding import Rules, beam_search, generate, row_streams
 from decoding.template import Lexicon, load_tagger
 from decoding.writer import SonnetWriter
 from models.gpt2 import GPT2Model
@@ -27,10 +27,10 @@ def beam_variants(options):
     torch.manual_seed(0)
     gpt2 = GPT2Model(GPT2Config()).eval()
     prompts = torch.randint(50257, (12, 32)).tolist()
-    settings = DecodingSettings(max_new_tokens=options.new_tokens, beams=4)
+    rules = Rules(DecodingSettings(max_new_tokens=options.new_tokens, beams=4))
     variants = {
-        "48 samples": lambda: generate(gpt2, prompts * 4, settings),
-        "12 prompts x 4 beams": lambda: beam_search(gpt2, prompts, settings),
+        "48 samples": lambda: generate(gpt2, prompts * 4, rules, row_streams(0, range(48))),
+        "12 prompts x 4 beams": lambda: beam_search(gpt2, prompts, rules),
     }
     return variants, dict.fromkeys(variants, 48 * options.new_tokens)
 
@@ -72,9 +72,12 @@ def main():
     options = parser.parse_args()
     variants, tokens = {"beams": beam_variants, "constraints": constraint_variants}[options.what](options)
     seconds, first = time_rounds(variants, options.rounds), next(iter(variants))
-    print(f"{torch.get_num_threads()} threads, {options.rounds} rounds\n{'':<26}{'tokens/s':>10}{'time a token':>16}")
-    for name, (median, ratio) in medians(seconds, first).items():
-        print(f"{name:<26}{tokens[name] / median:>10.0f}{ratio * tokens[first] / tokens[name]:>15.2f}x")
+
+    def cells(name, median, ratio):
+        per_token = ratio * tokens[first] / tokens[name]
+        return {"tokens/s": f"{tokens[name] / median:.0f}", "time a token": f"{per_token:.2f}x"}
+
+    report(seconds, first, cells)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ import warnings
 import torch
 import transformers
 
-from benchmarks.rounds import medians, time_rounds
+from benchmarks.rounds import report, time_rounds
 from benchmarks.train_step import transformers_model
 from config import DecodingSettings, GPT2Config
-from decoding import generate
+from decoding import Rules, generate, row_streams
 from models.gpt2 import GPT2Model
 
 TEMPERATURE, TOP_P = 1.2, 0.9
@@ -59,11 +59,11 @@ def main():
         ours.final_layer_norm.weight.mul_(flags.sharpness)
         theirs.transformer.ln_f.weight.mul_(flags.sharpness)
     prompts = torch.randint(0, 50257, (flags.prompts, 32))
-    settings = DecodingSettings(temperature=TEMPERATURE, top_p=TOP_P, max_new_tokens=flags.new_tokens)
+    rules = Rules(DecodingSettings(temperature=TEMPERATURE, top_p=TOP_P, max_new_tokens=flags.new_tokens))
     options = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0, "pad_token_id": 50256}
     options |= {"max_new_tokens": flags.new_tokens, "min_new_tokens": flags.new_tokens}
     variants = {
-        "ours": lambda: generate(ours, prompts.tolist(), settings),
+        "ours": lambda: generate(ours, prompts.tolist(), rules, row_streams(0, range(flags.prompts))),
         "transformers.generate": lambda: theirs.generate(prompts, attention_mask=torch.ones_like(prompts), **options),
         "the course's loop, no cache": lambda: course_loop(ours, prompts, flags.new_tokens),
     }
@@ -72,14 +72,12 @@ def main():
     with torch.no_grad():
         seconds = time_rounds(variants, flags.rounds)
     tokens = flags.prompts * flags.new_tokens
-    print(
-        f"{flags.precision}, {flags.prompts} prompts x {flags.new_tokens} tokens, sharpness {flags.sharpness:g}, ",
-        end="",
-    )
-    print(f"{torch.get_num_threads()} threads, {flags.rounds} rounds")
-    print(f"{'':<30}{'tokens/s':>10}{'ours is faster by':>20}")
-    for name, (median, ratio) in medians(seconds, reference="ours").items():
-        print(f"{name:<30}{tokens / median:>10.1f}{ratio:>19.2f}x")
+    note = f"{flags.precision}, {flags.prompts} prompts x {flags.new_tokens} tokens, sharpness {flags.sharpness:g}, "
+
+    def cells(name, median, ratio):
+        return {"tokens/s": f"{tokens / median:.1f}", "ours is faster by": f"{ratio:.2f}x"}
+
+    report(seconds, "ours", cells, note)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import argparse
 import torch
 
 from benchmarks.methods_table import METHOD_FLAGS
-from benchmarks.rounds import medians, time_rounds
+from benchmarks.rounds import report, time_rounds
 from cli.flags import parse_flags
 from cli.script import run_script
 from config import ParaphraseSettings
@@ -47,9 +47,7 @@ def main():
     batch = (torch.randint(8000, (32, 60)), torch.ones(32, 60, dtype=torch.long), torch.randint(2, (32,)))
     steps = {name: make_step(flags, options.model, batch) for name, flags in METHOD_FLAGS.items()}
     seconds = time_rounds(steps, options.rounds)
-    print(f"{torch.get_num_threads()} threads, {options.rounds} rounds\n{'':<20}{'s a step':>10}{'of full':>10}")
-    for name, (median, ratio) in medians(seconds, reference="full fine-tuning").items():
-        print(f"{name:<20}{median:>10.3f}{ratio:>10.2f}")
+    report(seconds, "full fine-tuning", lambda _, s, ratio: {"s a step": f"{s:.3f}", "of full": f"{ratio:.2f}"})
 
 
 if __name__ == "__main__":

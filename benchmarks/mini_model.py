@@ -1,7 +1,7 @@
 """Is pre-training worth it? The mini model against the same architecture from random weights, with the same budget.
 
-    python -m benchmarks.mini_model sonnets --data ../shared/data
-    python -m benchmarks.mini_model pairs --data ../shared/data -- --epochs 3 --lr 5e-4
+    python -m benchmarks.mini_model sonnets
+    python -m benchmarks.mini_model pairs -- --epochs 3 --lr 5e-4
 
 Runs the task's own script for both starts and several seeds; flags after -- go to the script. With --parallel 2 two
 runs share the cores, a thread each, which on small models is faster than one after the other.
@@ -19,11 +19,13 @@ from pathlib import Path
 import torch
 
 from cli.script import run_script
+from cli.tables import format_table
 from datasets import load_tokenizer
 from datasets.tokenizer import save_tokenizer
 from errors import check
 from formats.hugging_face import read_config, save_pretrained
 from models.gpt2 import GPT2Model
+from training.runs import free_folder
 
 TASKS = {  # script, its data flags, the figures of an epoch to report
     "sonnets": (
@@ -65,13 +67,15 @@ def main():
     with ThreadPoolExecutor(options.parallel) as pool:
         figures = list(pool.map(lambda job: run(options, out, models, *job), jobs))
     print(f"\n{' '.join([TASKS[options.task][0], *options.flags])}, best epoch of each run, {options.seeds} seeds")
+    table = {}
     for start in options.starts:
         rows = [row for (name, _), row in zip(jobs, figures, strict=True) if name == start]
         for figure in TASKS[options.task][2]:
             values = [row[figure] for row in rows]
             deviation = statistics.stdev(values) if len(values) > 1 else 0.0
             each = ", ".join(f"{value:.4f}" for value in values)
-            print(f"{start:<8}{figure:<16}{statistics.fmean(values):.4f} +- {deviation:.4f}   ({each})")
+            table[f"{start}, {figure}"] = f"{statistics.fmean(values):.4f} +- {deviation:.4f}   ({each})"
+    print(format_table(table), end="")
 
 
 def make_random_twin(model, folder):
@@ -90,15 +94,6 @@ def run(options, out, models, start, seed):
     shown = ", ".join(f"{name} {best[name]:.4f}" for name in TASKS[options.task][2])
     print(f"{start}, seed {seed}: best epoch {best['epoch']}, {shown}", flush=True)
     return best
-
-
-def free_folder(folder):
-    """The folder or, where it is taken, the next free one with a number."""
-    number, free = 1, folder
-    while free.exists():
-        number += 1
-        free = folder.with_name(f"{folder.name}-{number}")
-    return free
 
 
 def run_task(task, model, data_folder, run_dir, flags, parallel=1):

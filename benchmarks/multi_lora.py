@@ -10,7 +10,7 @@ import argparse
 
 import torch
 
-from benchmarks.rounds import medians, time_rounds
+from benchmarks.rounds import report, time_rounds
 from config import GPT2Config, LoRASettings
 from models.gpt2 import GPT2Model
 from modules.multi_lora import apply_multi_lora
@@ -41,8 +41,7 @@ def main():
     variants = {"one LoRA": lambda: single(ids), "five LoRAs and the base": lambda: mixed(ids)}
     with torch.no_grad(), routing.batch(names[: options.rows]):
         seconds = time_rounds(variants, options.rounds)
-    for name, (median, ratio) in medians(seconds, reference="one LoRA").items():
-        print(f"{name:<26}{median:8.3f} s{ratio:10.3f}")
+    report(seconds, "one LoRA", lambda _, s, ratio: {"s a batch": f"{s:.3f}", "of one LoRA": f"{ratio:.3f}"})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import argparse
 
 import torch
 
-from benchmarks.rounds import medians, time_rounds
+from benchmarks.rounds import report, time_rounds
 from config import GPT2Config, HeadSettings, LoRASettings, PoolingSettings
 from models.gpt2 import GPT2Model
 from models.paraphrase_gpt import ParaphraseGPT
@@ -51,9 +51,11 @@ def main():
         mask[row, 64 - 2 * row :] = 0
     steps = {name: make_step(gpt2, pooling, (ids, mask, labels)) for name, pooling in POOLINGS.items()}
     seconds = time_rounds(steps, flags.rounds)
-    print(f"fp32, batch 8 x 64, LoRA, {torch.get_num_threads()} threads, {flags.rounds} rounds")
-    for name, (median, ratio) in medians(seconds, reference="last").items():
-        print(f"{name:<12} median {median:.3f} s, {100 * (ratio - 1):+.1f} % over the last token")
+
+    def cells(name, median, ratio):
+        return {"s a step": f"{median:.3f}", "over the last token": f"{100 * (ratio - 1):+.1f} %"}
+
+    report(seconds, "last", cells, "fp32, batch 8 x 64, LoRA, ")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,10 @@
 import statistics
 import time
 
+import torch
+
+from cli.tables import format_table
+
 
 def time_rounds(variants, rounds):
     """{name: seconds of each round} for {name: function}; a round before the first warms up."""
@@ -25,3 +29,10 @@ def medians(seconds, reference):
         )
         for name, times in seconds.items()
     }
+
+
+def report(seconds, reference, cells, note=""):
+    """Print a table of medians. cells(name, median seconds, ratio to the reference) -> {column: text}."""
+    rounds = len(next(iter(seconds.values())))
+    rows = {name: cells(name, median, ratio) for name, (median, ratio) in medians(seconds, reference).items()}
+    print(format_table(rows, f"{note}{torch.get_num_threads()} threads, {rounds} rounds"), end="")

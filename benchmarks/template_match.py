@@ -1,6 +1,6 @@
 """How often does a line's part-of-speech template occur in another sonnet, as the tags are made coarser?
 
-    python -m benchmarks.template_match --data ../shared/data
+    python -m benchmarks.template_match
 
 Each sonnet in turn is left out; reported is the share of its lines whose template some other sonnet has, for Penn tags,
 the universal tag set, content words against function words, and words alone; each with the marks and without them, and

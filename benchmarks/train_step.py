@@ -14,7 +14,7 @@ import peft
 import torch
 import transformers
 
-from benchmarks.rounds import medians, time_rounds
+from benchmarks.rounds import report, time_rounds
 from config import AdapterSettings, GPT2Config, LoRASettings
 from formats.hugging_face import checkpoint_layout
 from models.gpt2 import GPT2Model
@@ -126,11 +126,13 @@ def main():
             print(f"{name}: {count_parameters(model)[0]:,} trained, first loss {loss:.4f}", flush=True)
             steps[name] = functools.partial(step, model, optimizer, batch)
         seconds = time_rounds(steps, flags.rounds)
-    print(f"\n{flags.precision}, dropout {flags.dropout}, {torch.get_num_threads()} threads, {flags.rounds} rounds")
     reference = next(iter(steps))
-    print(f"{'':<28}{'median s':>10}{'min s':>10}{'over ' + reference:>24}")
-    for name, (median, ratio) in medians(seconds, reference).items():
-        print(f"{name:<28}{median:>10.3f}{min(seconds[name]):>10.3f}{ratio:>24.3f}")
+
+    def cells(name, median, ratio):
+        return {"median s": f"{median:.3f}", "min s": f"{min(seconds[name]):.3f}", f"over {reference}": f"{ratio:.3f}"}
+
+    print()
+    report(seconds, reference, cells, f"{flags.precision}, dropout {flags.dropout}, ")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What counting common words gets on the question pairs, and what a fine-tuned model knows beside it.
 
-    python -m benchmarks.word_overlap --data ../shared/data
-    python -m benchmarks.word_overlap --data ../shared/data --run runs/paraphrase-full-1
+    python -m benchmarks.word_overlap
+    python -m benchmarks.word_overlap --run runs/paraphrase-full-1
 
 Gradient-boosted trees (scikit-learn) over eleven features of a pair, trained on the training pairs. With a run of
 paraphrase_detection.py: how its answers go with the overlap of words, and what the two score mixed. Needs
@@ -16,15 +16,11 @@ import numpy as np
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from cli.flags import settings_from_dict
 from cli.script import run_script
-from config import ParaphraseSettings
-from datasets import LengthGroupedBatches, ParaphraseDetectionDataset, load_paraphrase_data
+from cli.tables import format_table
+from datasets import LengthGroupedBatches, ParaphraseDetectionDataset, load_paraphrase_data, load_tokenizer
 from evaluation import accuracy, macro_f1
-from models.paraphrase_gpt import ParaphraseGPT
-from training.assembly import load_trained, make_accelerator
-from training.loop import load_backbone
-from training.runs import Run
+from exchange import open_tuned
 
 
 def features(first, second):
@@ -51,15 +47,9 @@ def features(first, second):
 @torch.no_grad()
 def model_scores(folder, model, rows):
     """log p(yes) - log p(no) of a run's best epoch, for every row."""
-    run = Run(Path(folder))
-    settings = settings_from_dict(ParaphraseSettings, run.record("paraphrase_detection")["settings"])
-    settings.model.model_path = model
-    accelerator = make_accelerator(settings.training)
-    gpt2, tokenizer, _ = load_backbone(settings, accelerator)
-    classifier = ParaphraseGPT(gpt2, settings.head, settings.pooling)
-    load_trained(classifier, run, accelerator)
-    scores = {}
-    for batch in LengthGroupedBatches(ParaphraseDetectionDataset(rows, tokenizer, gpt2.context), 64):
+    tuned, classifier, _, _ = open_tuned(folder, model)
+    scores, dataset = {}, ParaphraseDetectionDataset(rows, load_tokenizer(tuned.folder), tuned.gpt2.context)
+    for batch in LengthGroupedBatches(dataset, 64):
         logits = classifier(batch["token_ids"], batch["attention_mask"])
         scores |= dict(zip(batch["sent_ids"], (logits[:, 1] - logits[:, 0]).tolist(), strict=True))
     return np.array([scores[row[3]] for row in rows])
@@ -87,10 +77,12 @@ def main():
             print(
                 f"correlation of {name} with the share of common words: {np.corrcoef(values, measured[:, 0])[0, 1]:.3f}"
             )
-    print(f"{'':<36}{'dev accuracy':>14}{'dev macro-F1':>14}")
+    rows = {}
     for name, values in answers.items():
         predictions = [int(value > 0) for value in values]
-        print(f"{name:<36}{accuracy(predictions, truths):>14.4f}{macro_f1(predictions, truths):>14.4f}")
+        measures = {"dev accuracy": accuracy, "dev macro-F1": macro_f1}
+        rows[name] = {figure: f"{measure(predictions, truths):.4f}" for figure, measure in measures.items()}
+    print(format_table(rows), end="")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import random
 import re
 from collections import Counter
 
+from datasets import back_translation, eda
 from datasets.paraphrase import preprocess_string
 
 
@@ -29,25 +30,19 @@ def augment(rows, settings, seed, device="cpu"):
 def check_augmentation(settings):
     """Raise UserError for what `augment` would miss, before a run is begun."""
     if "eda" in settings.augment:
-        from datasets.eda import load_synonyms
-
-        load_synonyms(settings.wordnet)
+        eda.load_synonyms(settings.wordnet)
     if "back_translation" in settings.augment:
-        from datasets.back_translation import MarianTranslator, check_packages
-
-        check_packages()
+        back_translation.check_packages()
         for name in (settings.bt_forward, settings.bt_backward):
-            MarianTranslator(name)  # fetches the model, if need be
+            back_translation.MarianTranslator(name)  # fetches the model, if need be
 
 
 def by_eda(rows, settings, seed, device):
-    from datasets.eda import change, load_synonyms
-
-    synonyms, made, dropped = load_synonyms(settings.wordnet), [], 0
+    synonyms, made, dropped = eda.load_synonyms(settings.wordnet), [], 0
     for first, second, label, identifier in rows:
         for copy in range(1, settings.eda_copies + 1):
             draw = random.Random(f"{seed}-{identifier}-{copy}")
-            pair = tuple(change(text, settings.eda_alpha, draw, synonyms) for text in (first, second))
+            pair = tuple(eda.change(text, settings.eda_alpha, draw, synonyms) for text in (first, second))
             if pair == (first, second):
                 dropped += 1
             else:
@@ -56,20 +51,18 @@ def by_eda(rows, settings, seed, device):
 
 
 def by_back_translation(rows, settings, seed, device):
-    from datasets.back_translation import MarianTranslator, TranslationCache
-
     forward, backward = (
-        MarianTranslator(name, device, settings.bt_beams) for name in (settings.bt_forward, settings.bt_backward)
+        back_translation.MarianTranslator(name, device, settings.bt_beams)
+        for name in (settings.bt_forward, settings.bt_backward)
     )
-    return back_translated(rows, forward, backward, TranslationCache(settings.bt_cache), settings.bt_batch_size)
+    cache = back_translation.TranslationCache(settings.bt_cache)
+    return back_translated(rows, forward, backward, cache, settings.bt_batch_size)
 
 
 def back_translated(rows, forward, backward, cache, batch_size):
     """(new rows, number dropped): every pair by way of another language, where both questions survive that."""
-    from datasets.back_translation import back_translate
-
     texts = [natural(text) for row in rows for text in row[:2]]
-    back = back_translate(texts, forward, backward, cache, batch_size)
+    back = back_translation.back_translate(texts, forward, backward, cache, batch_size)
     made, dropped = [], 0
     for first, second, label, identifier in rows:
         pair = [preprocess_string(back[natural(text)]) for text in (first, second)]

@@ -11,6 +11,9 @@ import sqlite3
 from functools import cached_property
 from pathlib import Path
 
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tqdm import tqdm
 
 from errors import UserError
@@ -67,9 +70,6 @@ class MarianTranslator:
     def _find(self):
         if Path(self.name).is_dir():
             return Path(self.name)
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
         files = ["*.json", "*.spm", "model.safetensors", "pytorch_model.bin"]
         try:
             return Path(snapshot_download(self.name, allow_patterns=files))
@@ -81,8 +81,6 @@ class MarianTranslator:
 
     def translate(self, texts):
         """The translations of a list of texts, as one batch."""
-        import torch
-
         if self.model is None:
             self._load()
         batch = self.tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True).to(self.device)
