@@ -36,8 +36,8 @@ from pathlib import Path
 from cli.flags import settings_from_dict
 from cli.tables import format_table
 from config import ParaphraseSettings, SonnetSettings
-from datasets.files import check_writable
 from errors import check
+from files import check_writable
 from formats.hub import TOKENIZER_FILES, find_model
 from formats.hugging_face import read_config, save_pretrained
 from formats.peft import read_folder, write_folder

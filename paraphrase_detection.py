@@ -25,8 +25,8 @@ from datasets import (
     load_paraphrase_data,
 )
 from datasets.augmentation import augment, check_augmentation, describe, format_rows
-from datasets.files import check_writable, write_text
 from evaluation import accuracy, answer_token, macro_f1, predict_paraphrase
+from files import check_writable, write_text
 from models.paraphrase_gpt import ParaphraseGPT
 from training.assembly import assemble, load_trained, open_task
 from training.loop import TrainingLoop

@@ -26,10 +26,10 @@ from cli.script import say
 from cli.tables import format_table
 from config import DROPOUTS, END_OF_TEXT, GPT2Config
 from datasets.corpus import Corpus, PackedBatches, TokenFile, held_out_batches, prepare_corpus
-from datasets.files import check_writable
 from datasets.tokenizer import save_tokenizer
 from errors import UserError
 from evaluation import perplexity
+from files import check_writable
 from formats.hugging_face import save_pretrained
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss

@@ -19,13 +19,13 @@ from tqdm import tqdm
 from cli.script import say
 from cli.tables import format_table, plus_minus
 from datasets import LengthGroupedBatches, SonnetsDataset, load_sonnets
-from datasets.files import check_writable, write_text
 from datasets.sonnets import PROMPT_LINES, head_of
 from decoding.prosody import load_pronouncing, measure_form
 from decoding.template import Lexicon, format_templates, load_tagger, load_templates
 from decoding.writer import SonnetWriter
 from errors import UserError, check
 from evaluation import mean_and_deviation, perplexity, score_sonnets, sonnet_floors
+from files import check_writable, write_text
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
 from training.assembly import assemble, load_trained, open_task
 from training.loop import TrainingLoop, to_device

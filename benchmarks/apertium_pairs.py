@@ -17,8 +17,8 @@ from cli.script import run_script
 from datasets import load_paraphrase_data
 from datasets.augmentation import back_translated, describe, format_rows
 from datasets.back_translation import TranslationCache
-from datasets.files import write_text
 from errors import check
+from files import write_text
 
 
 class Apertium:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 from cli.script import run_script
 from cli.tables import format_table, plus_minus
 from datasets import load_sonnets
-from datasets.files import write_text
+from files import write_text
 
 SAMPLE, MODEL = "data/sample", "data/gpt2-mini"
 LORA = (

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from config import END_OF_TEXT
 from datasets.batching import pad
-from datasets.files import read_text
 from datasets.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from errors import UserError
+from files import read_text
 
 HELD_OUT_SHARE = 0.01  # of every file's end, where no whole files are held out
 _PIECE = 100_000  # characters tokenised as one: bounds the memory of the tokenizer's own bookkeeping

@@ -9,8 +9,8 @@ from tqdm import tqdm
 from cli.script import say
 from config import ANSWERS, END_OF_TEXT
 from datasets.batching import pad
-from datasets.files import read_text
 from errors import UserError
+from files import read_text
 
 # One wording for training, dev and test. The answer, "no" or "yes", is the next token.
 PROMPT = 'Is "{first}" a paraphrase of "{second}"? Answer "yes" or "no": '

@@ -4,8 +4,8 @@ import re
 
 from config import END_OF_TEXT
 from datasets.batching import pad
-from datasets.files import read_text
 from errors import UserError
+from files import read_text
 
 PROMPT_LINES, SONNET_LINES = 3, 14
 

@@ -18,8 +18,8 @@ from collections import Counter, defaultdict
 from typing import NamedTuple
 
 from config import TAG_SETS
-from datasets.files import read_text
 from errors import UserError
+from files import read_text
 
 WORD = "WORD"
 UNIVERSAL = {  # Penn Treebank tag: universal tag

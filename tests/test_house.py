@@ -34,6 +34,7 @@ FLOORS = (  # from the top; a file may import from its own floor's folder and fr
     ("optimizer",),
     ("config",),
     ("cli",),
+    ("files",),
     ("errors",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -74,7 +75,7 @@ def test_no_import_points_upward(name):
     floor = name.split(".")[0]
     for imported in imports_of(MODULES[name]):
         below = imported.split(".")[0]
-        assert FLOOR[below] > FLOOR[floor] or (below == floor and len(imported.split(".")) > 1), imported
+        assert FLOOR[below] > FLOOR[floor] or (below == floor and floor not in FLOORS[0]), imported
 
 
 def test_no_import_is_part_of_a_circle():

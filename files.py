@@ -1,0 +1,129 @@
+"""Files: read with clear errors, written whole or not at all, and on the disk before they count as written."""
+
+import contextlib
+import json
+import os
+import stat
+from pathlib import Path
+
+from errors import UserError, check
+
+LONGEST_NAME = 255  # bytes of a file's name on nearly every file system
+
+
+def read_text(path):
+    """The text of a UTF-8 file (a byte-order mark is dropped), line ends as "\\n". Raises UserError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: check the path, or put the course's file there") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder: give the file itself") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+    check(text.strip(), f"{path} is empty: put the data there first")
+    return text
+
+
+def read_json(path, fields=None, optional=None, remedy="restore it, or make it again"):
+    """The object in a JSON file, a dict. Raises UserError for anything else, and where a field is not what it must be.
+
+    fields: {name: type, or tuple of types} that must be there; optional: likewise, but may be absent. An int counts as
+    a float, a bool never as a number; None stands for null. remedy: what the message tells the user to do.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: {remedy}") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from error
+    except (ValueError, RecursionError) as error:  # ValueError: damaged JSON, text that is not UTF-8, endless digits
+        raise UserError(f"{path} is damaged ({error}): {remedy}") from error
+    check(isinstance(values, dict), f"{path} is damaged (it holds no object): {remedy}")
+    for name, kinds in {**(fields or {}), **(optional or {})}.items():
+        check(name in values or name in (optional or {}), f"{path} is damaged (it has no {name}): {remedy}")
+        if name in values and not is_a(values[name], kinds):
+            raise UserError(f"{path} is damaged ({name} is {_shortened(values[name])}): {remedy}")
+    return values
+
+
+def is_a(value, kinds):
+    """Whether a value from JSON has one of these types."""
+    for kind in kinds if isinstance(kinds, tuple) else (kinds,):
+        if kind is None and value is None:
+            return True
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if (kind is float and number) or (kind is int and number and isinstance(value, int)):
+            return True
+        if kind not in (None, int, float) and isinstance(value, kind):
+            return True
+    return False
+
+
+def _shortened(value):
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def write_text(path, text):
+    """Write a UTF-8 file whole or not at all: beside its place, synced, then renamed. Makes the folder if need be.
+
+    A symbolic link is followed: what it points to is replaced, the link stays. Raises UserError.
+    """
+    path = Path(path)
+    target = path.resolve() if path.is_symlink() else path
+    unfinished = target.with_name(f".{target.name[:100]}.{os.getpid()}.unfinished")  # two writers have two of them
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): make room, or choose another place") from error
+    finally:
+        with contextlib.suppress(OSError):  # where it was renamed, or never made, there is nothing to remove
+            unfinished.unlink()
+
+
+def write_json(path, record):
+    """Write a dict as JSON, whole or not at all. Raises UserError."""
+    write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+def sync_folder(folder):
+    """Put a folder's list of names on the disk: only then does a rename in it outlive a power loss."""
+    if os.name == "nt":  # Windows cannot open folders, and needs no such call
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_writable(path):
+    """Raise UserError now if `write_text(path, ...)` would fail later, when hours of training lie behind."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = None
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}): choose another place") from error
+    if mode is not None and stat.S_ISDIR(mode):
+        raise UserError(f"{path} is a folder: give the name of a file to write")
+    if mode is not None and not stat.S_ISREG(mode):
+        raise UserError(f"{path} is a device, not a file: writing would replace it; choose another place")
+    longest = max(len(os.fsencode(part)) for part in path.parts)
+    check(
+        longest <= LONGEST_NAME, f"a name in {path} has {longest} bytes, file systems take {LONGEST_NAME}: shorten it"
+    )
+    target = path.resolve() if path.is_symlink() else path
+    existing = next(parent for parent in target.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"cannot write {path}: {existing} is not a folder that you may write to; choose another place")
