@@ -78,11 +78,22 @@ class StepSettings(Settings, training_only=True, from_flags="when predicting"):
         11711, "of batches, dropout and sampling; the same seed gives the same run", "[0, inf)", training_only=False
     )
     batch_size: int = flag(8, "rows a step (on every device)", "[1, inf)")
-    lr: float | None = flag(None, "peak learning rate; by default the method's own (full 1e-5, LoRA 2e-4)", "(0, inf)")
+    lr: float | None = flag(
+        None,
+        "peak learning rate; by default the method's own (full 1e-5, LoRA 2e-4)",
+        "(0, inf)",
+        free_on_resume="after divergence",
+    )
     weight_decay: float = flag(0.0, "decoupled weight decay, never on biases and LayerNorm", "[0, inf)")
     schedule: str = flag("linear", "learning rate after the warm-up", ("constant", "linear", "cosine"))
     warmup_ratio: float = flag(0.05, "share of all steps over which the learning rate rises from 0", "[0, 1]")
     gradient_accumulation: int = flag(1, "batches whose gradients are added up before each step", "[1, inf)")
+    save_minutes: float = flag(
+        10.0,
+        "keep where training stands this often, within epochs, too; 0: after epochs only",
+        "[0, inf)",
+        free_on_resume=True,
+    )
     max_grad_norm: float = flag(1.0, "clip the gradient to this norm; 0 switches clipping off", "[0, inf)")
     beta2: float = flag(0.999, "AdamW's decay rate of the squared gradients; smaller forgets sooner", "[0, 1)")
     use_gpu: bool = flag(False, "train on the GPU (CUDA, or Apple's MPS)", training_only=False, free_on_resume=True)
@@ -585,7 +596,9 @@ class PretrainingSettings(StepSettings):
         250, "steps between two measurements on held-out text; a stopped run goes on from the last", "[1, inf)"
     )
     batch_size: int = flag(8, "rows of --context tokens a step (on every device)", "[1, inf)")
-    lr: float = flag(1.5e-3, "peak learning rate; smaller for larger models (GPT-2 small: 6e-4)", "(0, inf)")
+    lr: float = flag(
+        1.5e-3, "peak; smaller for larger models (GPT-2 small: 6e-4)", "(0, inf)", free_on_resume="after divergence"
+    )
     weight_decay: float = flag(0.1, "decoupled weight decay, never on biases and LayerNorm", "[0, inf)")
     schedule: str = flag("cosine", "learning rate after the warm-up", ("constant", "linear", "cosine"))
     beta2: float = flag(0.99, "AdamW's decay rate of the squared gradients; smaller forgets sooner", "[0, 1)")

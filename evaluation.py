@@ -12,7 +12,9 @@ import torch
 from sacrebleu.metrics import CHRF
 
 from config import ANSWERS
+from datasets.batching import run_in_parts
 from datasets.sonnets import SONNET_LINES, head_of, lines_of, tail_of
+from errors import Diverged
 
 
 def accuracy(predictions, truths):
@@ -45,11 +47,19 @@ def predict_paraphrase(loader, model, device):
     model.eval()
     ids, predictions = [], []
     for batch in loader:
-        logits = model(batch["token_ids"].to(device), batch["attention_mask"].to(device))
-        chosen = logits.argmax(dim=-1).tolist()
-        predictions += [answer_token(index) for index in chosen] if logits.size(-1) == 2 else chosen
+        parts = run_in_parts(lambda part: _answers(model, part, device), batch)
+        predictions += [answer for part in parts for answer in part]
         ids += batch["sent_ids"]
     return ids, predictions
+
+
+def _answers(model, batch, device):
+    logits = model(batch["token_ids"].to(device), batch["attention_mask"].to(device))
+    best, chosen = logits.max(dim=-1)  # NaN where a row has one
+    bad = [str(row) for row, value in zip(batch["sent_ids"], best.tolist(), strict=True) if not math.isfinite(value)]
+    if bad:
+        raise Diverged(f"the model's logits are not finite for {len(bad)} rows, first {bad[0]}: no answer is written")
+    return [answer_token(index) for index in chosen.tolist()] if logits.size(-1) == 2 else chosen.tolist()
 
 
 def answer_token(label):

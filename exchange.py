@@ -10,7 +10,7 @@ python exchange.py import FOLDER --run_dir RUN --task sonnet_generation --model_
 import argparse
 
 from cli.flags import FlagParser
-from cli.script import run_script
+from cli.script import run_script, start
 
 TASKS = ("sonnet_generation", "paraphrase_detection")
 
@@ -28,8 +28,9 @@ def parse(arguments=None):
 
 
 if __name__ == "__main__":  # before the heavy imports, so that --help and typing errors answer at once
-    OPTIONS = run_script(parse)
+    OPTIONS = start(parse)
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -44,7 +45,7 @@ from formats.peft import read_folder, write_folder
 from models.paraphrase_gpt import ParaphraseGPT
 from models.sonnet_gpt import SonnetGPT
 from training.assembly import assemble
-from training.runs import Run
+from training.runs import Run, check_base
 from tuning.portable import from_peft, prompt_tensors, to_peft
 from tuning.register import default_learning_rate
 from tuning.state import count_parameters, load_tuning, trainable_state_dict
@@ -75,11 +76,7 @@ def open_tuned(source, model_path=None, model_size=None):
     settings.model.model_size = model_size or settings.model.model_size
     settings.training.precision, settings.inference.merge = "fp32", False  # what is carried on is not rounded
     tuned = assemble(settings, with_tokenizer=False)
-    check(
-        tuned.fingerprint == record["base_fingerprint"],
-        f"{tuned.folder} is not the model that {source} was trained on (fingerprint {tuned.fingerprint}, not "
-        f"{record['base_fingerprint']}): name that one with --model_path",
-    )
+    check_base(record, tuned.fingerprint, source)
     model = task_model(tuned.gpt2, settings)
     score = run.load_best(model)
     return tuned, model.eval(), settings, score
@@ -153,8 +150,9 @@ def import_folder(options):
     tuned = assemble(settings, with_tokenizer=False)
     load_tuning(tuned.gpt2, ours, options.source)
     run = Run(Path(options.run_dir))
-    run.begin(options.task, settings, tuned.fingerprint)
-    run.save_best(task_model(tuned.gpt2, settings), {"epoch": 0, "score": 0.0})
+    with contextlib.closing(run):
+        run.begin(options.task, settings, tuned.fingerprint)
+        run.save_best(task_model(tuned.gpt2, settings), {"epoch": 0, "score": 0.0})
     print(f"{options.run_dir}: {', '.join(methods)}, for {options.task}.py --checkpoint {options.run_dir}")
 
 

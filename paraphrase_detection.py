@@ -5,17 +5,18 @@ python paraphrase_detection.py --checkpoint runs/paraphrase-lora predict again, 
 """
 
 from cli.flags import parse_flags
-from cli.script import run_script
+from cli.script import run_script, start
 from config import ParaphraseSettings
 
 if __name__ == "__main__":  # before the heavy imports, so that --help and typing errors answer at once
-    FLAGS = run_script(parse_flags, ParaphraseSettings)
+    FLAGS = start(parse_flags, ParaphraseSettings)
 
 from collections import Counter
 
 from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 
+from cli.script import say
 from cli.tables import format_table
 from config import ANSWERS
 from datasets import (
@@ -28,8 +29,9 @@ from datasets.augmentation import augment, check_augmentation, describe, format_
 from evaluation import accuracy, answer_token, macro_f1, predict_paraphrase
 from files import check_writable, write_text
 from models.paraphrase_gpt import ParaphraseGPT
-from training.assembly import assemble, load_trained, open_task
-from training.loop import TrainingLoop
+from training.assembly import assemble, begin_run, load_trained, open_task, training_batches
+from training.loop import TrainingLoop, total_steps
+from training.runs import content_hash
 
 TASK = "paraphrase_detection"
 
@@ -49,14 +51,26 @@ def main(settings, given):
     model, context = ParaphraseGPT(tuned.gpt2, settings.head, settings.pooling), tuned.gpt2.context
     dev = ParaphraseDetectionDataset(dev_rows, tuned.tokenizer, context)
     test = ParaphraseDetectionTestDataset(test_rows, tuned.tokenizer, context)
-    if accelerator.is_main_process:
-        run.begin(TASK, settings, tuned.fingerprint)
     trained = {}
-    if not predict_only:
-        more_rows = broadcast_object_list([more_training_rows(train_rows, settings, run, accelerator)])[0]
-        dataset = ParaphraseDetectionDataset(train_rows + more_rows, tuned.tokenizer, context)
+    if predict_only:
+        begin_run(run, TASK, settings, tuned.fingerprint, {}, 0, accelerator)
+    else:
+        more_rows = augmented_rows(train_rows, settings, accelerator)
+        rows = train_rows + more_rows
+        if data.swap_questions:
+            rows = both_orders(rows)
+        dataset = ParaphraseDetectionDataset(rows, tuned.tokenizer, context)
+        batches = training_batches(dataset, settings.training, accelerator)
+        inputs = {
+            "training pairs": content_hash(rows, data.para_train),
+            "dev pairs": content_hash(dev_rows, data.para_dev),
+        }
+        steps = total_steps(batches, settings.training)
+        begin_run(run, TASK, settings, tuned.fingerprint, inputs, steps, accelerator)
+        if settings.augmentation.augment and accelerator.is_main_process:
+            write_text(run.folder / "augmented.csv", format_rows(more_rows))
         loop = TrainingLoop(model, settings.training, run, accelerator, tuned.after_step)
-        trained = train(loop, dataset, dev, settings.inference.eval_batch_size, tuned.loss(answer_loss))
+        trained = train(loop, batches, dev, settings.inference.eval_batch_size, tuned.loss(answer_loss))
     figures = load_trained(model, run, accelerator) | trained
     if settings.inference.merge:
         tuned.merge()
@@ -67,31 +81,27 @@ def main(settings, given):
             write_text(path, format_predictions(dataset.ids, answers[path]))
     if accelerator.is_main_process:
         figures |= report(dev, answers[data.para_dev_out], data, answers[data.para_test_out])
-        print("\n" + format_table(figures, "Paraphrase detection"), end="")
+        say("\n" + format_table(figures, "Paraphrase detection"), end="")
         run.report({"figures": figures})
 
 
-def more_training_rows(rows, settings, run, accelerator):
-    """What augmentation and --swap_questions add to the training rows; made by the main process alone."""
+def augmented_rows(rows, settings, accelerator):
+    """What augmentation adds to the training rows; made by the main process, known to all."""
     more = []
-    if not accelerator.is_main_process:
-        return more
-    if settings.augmentation.augment:
+    if settings.augmentation.augment and accelerator.is_main_process:
         more, counts = augment(rows, settings.augmentation, settings.training.seed, accelerator.device)
-        print(describe(more, counts))
-        write_text(run.folder / "augmented.csv", format_rows(more))
-    if settings.data.swap_questions:
-        more += [(second, first, label, identifier) for first, second, label, identifier in rows + more]
-    return more
+        say(describe(more, counts))
+    return broadcast_object_list([more])[0]
 
 
-def train(loop, dataset, dev, eval_batch_size, loss_fn):
-    options, accelerator = loop.settings, loop.accelerator
-    rank, world = accelerator.process_index, accelerator.num_processes
-    batches = LengthGroupedBatches(dataset, options.batch_size, True, options.seed, rank, world)
+def both_orders(rows):
+    """The rows, and again with their questions swapped."""
+    return rows + [(second, first, label, identifier) for first, second, label, identifier in rows]
 
+
+def train(loop, batches, dev, eval_batch_size, loss_fn):
     def evaluate(model):
-        figures = dev_figures(dev, predict(model, dev, eval_batch_size, accelerator, "dev"))
+        figures = dev_figures(dev, predict(model, dev, eval_batch_size, loop.accelerator, "dev"))
         return {"score": figures["dev accuracy"]} | figures
 
     return loop.fit(batches, loss_fn, evaluate)

@@ -5,11 +5,11 @@ accelerate launch pretrain.py --corpus FOLDER --use_gpu  on several GPUs
 """
 
 from cli.flags import parse_flags
-from cli.script import run_script
+from cli.script import run_script, start
 from config import PretrainSettings
 
 if __name__ == "__main__":  # before the heavy imports, so that --help and typing errors answer at once
-    FLAGS = run_script(parse_flags, PretrainSettings)
+    FLAGS = start(parse_flags, PretrainSettings)
 
 import math
 import os
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
 from safetensors import SafetensorError
 
 from cli.script import say
@@ -33,10 +32,12 @@ from files import check_writable
 from formats.hugging_face import save_pretrained
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
-from training.assembly import load_trained, open_task
-from training.loop import TrainingLoop, to_device
+from training.assembly import begin_run, load_trained, open_task
+from training.loop import TrainingLoop, to_device, total_steps
+from training.randomness import seed_everything
+from training.runs import content_hash, fingerprint
 
-TASK, BASE = "pretrain", "random weights"
+TASK = "pretrain"
 EVAL_TOKENS = 8192  # a batch, while measuring
 MOST_LINES = 20  # held-out documents that each get a line in the report
 
@@ -52,12 +53,15 @@ def main(settings, given):
     tokens = TokenFile(run.folder / "corpus")
     batches = make_batches(tokens, settings, accelerator)
 
-    set_seed(settings.training.seed)
+    seed_everything(settings.training.seed)
     gpt2 = GPT2Model(gpt2_config(settings.shape, tokens.tokenizer))
     model = SonnetGPT(gpt2)
     measure = Measure(tokens, settings.shape.context, accelerator)
-    if accelerator.is_main_process:
-        run.begin(TASK, settings, BASE)
+    documents = [list(document.values()) for part in ("train", "held_out") for document in tokens.record[part]]
+    inputs = {"corpus": content_hash(documents, settings.data.corpus)}
+    base = fingerprint(gpt2, tokens.tokenizer) | {"weights": "random"}  # made anew, by other versions of torch perhaps
+    steps = total_steps(batches, settings.training)
+    begin_run(run, TASK, settings, base, inputs, steps, accelerator)
     say(
         f"{sum(p.numel() for p in gpt2.parameters()):,} parameters, {len(tokens.train):,} training tokens, "
         f"{sum(map(len, tokens.held_out.values())):,} held out"
@@ -71,7 +75,7 @@ def main(settings, given):
     if trained:
         figures["best epoch"] += f" of {settings.training.epochs}, of {settings.training.eval_every} steps each"
     if accelerator.is_main_process:
-        print("\n" + format_table(figures, "Pre-training"), end="")
+        say("\n" + format_table(figures, "Pre-training"), end="")
         run.report({"figures": figures, "held out": measure.report(model, untrained)})
         save(gpt2, tokens.tokenizer, out, settings)
 
@@ -157,8 +161,8 @@ class Measure:
                 "untrained": perplexity(untrained_nats / count),
             }
         cells = {title: {name: _number(value) for name, value in row.items()} for title, row in rows.items()}
-        print("\n" + format_table(cells, corner="held-out text"), end="")
-        print("(perplexity a token; unigram: of a model that knows only how often each token occurs)")
+        say("\n" + format_table(cells, corner="held-out text"), end="")
+        say("(perplexity a token; unigram: of a model that knows only how often each token occurs)")
         return rows
 
 
@@ -182,7 +186,7 @@ def save(gpt2, tokenizer, folder, settings):
         raise UserError(
             f"cannot write {folder} ({error}): the run is kept; make room, then save it with --checkpoint and --out"
         ) from error
-    print(f"\n{folder}: the model, for --model_path and for transformers")
+    say(f"\n{folder}: the model, for --model_path and for transformers")
 
 
 if __name__ == "__main__":

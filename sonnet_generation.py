@@ -5,11 +5,11 @@ python sonnet_generation.py --checkpoint runs/sonnet-lora generate again, with o
 """
 
 from cli.flags import parse_flags
-from cli.script import run_script
+from cli.script import run_script, start
 from config import SonnetSettings
 
 if __name__ == "__main__":  # before the heavy imports, so that --help and typing errors answer at once
-    FLAGS = run_script(parse_flags, SonnetSettings)
+    FLAGS = start(parse_flags, SonnetSettings)
 
 import json
 import random
@@ -27,8 +27,9 @@ from errors import UserError, check
 from evaluation import mean_and_deviation, perplexity, score_sonnets, sonnet_floors
 from files import check_writable, write_text
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
-from training.assembly import assemble, load_trained, open_task
-from training.loop import TrainingLoop, to_device
+from training.assembly import assemble, begin_run, load_trained, open_task, training_batches
+from training.loop import TrainingLoop, to_device, total_steps
+from training.runs import content_hash
 
 TASK = "sonnet_generation"
 KEPT_ASIDE = 0.1  # share of the training sonnets that stands in for a missing gold file
@@ -49,13 +50,17 @@ def main(settings, given):
     check_prompts(prompts, tuned.tokenizer, context)
     dev = SonnetsDataset(gold, tuned.tokenizer, context)
     dev_batches = LengthGroupedBatches(dev, settings.inference.eval_batch_size)
-    dataset = SonnetsDataset(training, tuned.tokenizer, context)
-    if accelerator.is_main_process:
-        run.begin(TASK, settings, tuned.fingerprint)
+    batches = training_batches(SonnetsDataset(training, tuned.tokenizer, context), settings.training, accelerator)
+    inputs = {
+        "training sonnets": content_hash(training, data.sonnet_path),
+        "dev sonnets": content_hash(gold, data.gold_sonnet_path),
+    }
+    steps = total_steps(batches, settings.training)
+    begin_run(run, TASK, settings, tuned.fingerprint, inputs, steps, accelerator)
     trained = {}
     if not settings.run.checkpoint:
         loop = TrainingLoop(model, settings.training, run, accelerator, tuned.after_step)
-        trained = train(loop, dataset, dev_batches, tuned.loss(language_model_loss))
+        trained = train(loop, batches, dev_batches, tuned.loss(language_model_loss))
     figures = load_trained(model, run, accelerator) | trained
     if settings.inference.merge:
         tuned.merge()
@@ -63,7 +68,7 @@ def main(settings, given):
         with accelerator.autocast():
             loss = held_out_loss(model, dev_batches, accelerator.device)
         figures |= {"dev loss": f"{loss:.4f} nats a token", "dev perplexity": f"{perplexity(loss):.2f}"}
-        print("\n" + format_table(figures, "Sonnet generation"), end="")
+        say("\n" + format_table(figures, "Sonnet generation"), end="")
         tuned.cast_for_prediction(settings.training.precision)
         writer = make_writer(tuned, training, settings, run)
         scores = predict_and_score(writer, prompts, gold, training, settings, run)
@@ -106,13 +111,9 @@ def check_prompts(prompts, tokenizer, context):
         )
 
 
-def train(loop, dataset, dev_batches, loss_fn):
-    options, accelerator = loop.settings, loop.accelerator
-    rank, world = accelerator.process_index, accelerator.num_processes
-    batches = LengthGroupedBatches(dataset, options.batch_size, True, options.seed, rank, world)
-
+def train(loop, batches, dev_batches, loss_fn):
     def evaluate(model):
-        loss = held_out_loss(model, dev_batches, accelerator.device)
+        loss = held_out_loss(model, dev_batches, loop.accelerator.device)
         return {"score": -loss, "dev loss": loss, "dev perplexity": perplexity(loss)}
 
     return loop.fit(batches, loss_fn, evaluate)
@@ -132,8 +133,8 @@ def make_writer(tuned, training, settings, run):
         templates = lexicon.templates[options.template_tags]
         if options.templates:
             templates = load_templates(options.templates)
-        write_text(run.folder / "templates.txt", format_templates(templates))
-        print(f"{sum(templates.values())} lines, {len(templates)} templates: {run.folder / 'templates.txt'}")
+        write_text(run.output("templates.txt"), format_templates(templates))
+        say(f"{sum(templates.values())} lines, {len(templates)} templates: {run.output('templates.txt')}")
     return SonnetWriter(tuned.gpt2, tuned.tokenizer, options, settings.inference.eval_batch_size, lexicon, templates)
 
 
@@ -145,7 +146,7 @@ def predict_and_score(writer, prompts, gold, training, settings, run):
     write_text(data.sonnet_out, format_sonnets([best.text for best, *_ in candidates]))
     if len(candidates[0]) > 1:
         rows = [{"prompt": place, **c._asdict()} for place, group in enumerate(candidates) for c in group]
-        write_text(run.folder / "candidates.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(run.output("candidates.jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
     seeds = range(seed, seed + (data.score_seeds if settings.decoding.draws else 1))
     heads = [head_of(sonnet) for sonnet in gold]
     with tqdm(desc="scoring on dev", unit="token", disable=None) as bar:
@@ -155,13 +156,11 @@ def predict_and_score(writer, prompts, gold, training, settings, run):
     name = f"model, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
     rows = {name: mean_and_deviation([score_sonnets(texts, gold) for texts in dev])}
     rows |= {f"floor: {name}": values for name, values in sonnet_floors(gold, training).items()}
-    print(
-        f"\nScores on {len(gold)} dev sonnets, mean +- deviation over seeds ({data.sonnet_dev_out}: the first seed's)"
-    )
+    say(f"\nScores on {len(gold)} dev sonnets, mean +- deviation over seeds ({data.sonnet_dev_out}: the first seed's)")
     print_scores(rows)
     if settings.decoding.form == "sonnet" or settings.decoding.decode == "template":
         report_form(rows, name, dev, gold)
-    print(f"\n{data.sonnet_out}: {len(candidates)} sonnets; the first one:\n\n{candidates[0][0].text}")
+    say(f"\n{data.sonnet_out}: {len(candidates)} sonnets; the first one:\n\n{candidates[0][0].text}")
     return rows
 
 
@@ -170,14 +169,14 @@ def report_form(rows, name, dev, gold):
     try:
         pronouncing = load_pronouncing()
     except UserError as error:
-        print(f"\n{error}")
+        say(f"\n{error}")
         return
     measured = [measure_form(texts, PROMPT_LINES, pronouncing) for texts in dev]
     form = {
         name: mean_and_deviation(measured),
         "gold": mean_and_deviation([measure_form(gold, PROMPT_LINES, pronouncing)]),
     }
-    print("\nForm of lines 4 to 14 (rhymes: of the paired line ends whose words are known)")
+    say("\nForm of lines 4 to 14 (rhymes: of the paired line ends whose words are known)")
     print_scores(form)
     for row, values in form.items():
         rows[row] = rows.get(row, {}) | values
@@ -186,7 +185,7 @@ def report_form(rows, name, dev, gold):
 def print_scores(rows):
     """rows: {name: {figure: (mean, deviation)}}; the figures of the first row are the columns."""
     cells = {name: {figure: plus_minus(value) for figure, value in row.items()} for name, row in rows.items()}
-    print(format_table(cells), end="")
+    say(format_table(cells), end="")
 
 
 def format_sonnets(sonnets):

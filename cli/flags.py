@@ -31,7 +31,7 @@ def flag(default, help, allowed=None, **options):
     shorthand_of: (field of the same group, entry): the flag is short for that entry of that tuple; nothing: what the
     tuple is called when it is empty.
     instead_of: a field of the same group that this one replaces; typing that one drops this one's saved value.
-    free_on_resume: --resume may change it. training_only: refused where nothing is trained.
+    free_on_resume: --resume may change it, or only "after divergence". training_only: refused where nothing is trained.
     from_flags: "always", or "when predicting" (--checkpoint): it comes from the flags, not from the saved run.
     """
     kind = "bounds" if isinstance(allowed, str) else "choices"
@@ -253,56 +253,78 @@ def refuse_training_flags(settings, given):
                 raise UserError(f"--{setting.name} has no effect with --checkpoint, which trains nothing: leave it out")
 
 
-def take_over(saved, settings, given, source, predicting=False):
+@dataclass(frozen=True)
+class GoingOn:
+    """How a saved run is gone on with.
+
+    source: what it is called in messages. given: the names of the flags that were typed. predicting: nothing will be
+    trained. diverged: it ended in numbers that are not finite.
+    """
+
+    source: str
+    given: set
+    predicting: bool = False
+    diverged: bool = False
+
+    def is_free(self, group, setting):
+        """Whether a typed flag may differ from the saved value."""
+        free = option(group, setting, "free_on_resume")
+        return free is True or (free == "after divergence" and self.diverged)
+
+    def ignores(self, group, setting):
+        """Whether the saved value means nothing here: the flags alone say it."""
+        source = option(group, setting, "from_flags")
+        return source == "always" or (source == "when predicting" and self.predicting)
+
+
+def take_over(saved, settings, how):
     """The settings of a saved run, changed by what the user typed: new settings.
 
-    saved: as from `settings_to_dict`. given: the flags that were typed. A typed flag must agree with the saved value
-    unless it is free on --resume. predicting: nothing will be trained. source: what the run is called in messages.
-    Raises UserError.
+    saved: as from `settings_to_dict`. settings: the user's. how: GoingOn. A typed flag must agree with the saved value
+    unless it is free. Raises UserError.
     """
     merged = settings_to_dict(settings)
     for group in fields(settings):
-        if group.name in saved:
-            known = _without_replaced(group.type, saved[group.name], given)
-            merged[group.name] |= _agreed(group.type, known, merged[group.name], given, source, predicting)
+        known = saved.get(group.name, {})
+        check(isinstance(known, dict), f"{how.source}/settings.json is damaged: its group {group.name} is {known!r}")
+        merged[group.name] |= _agreed(group.type, known, merged[group.name], how)
     try:
         return settings_from_dict(type(settings), merged)
     except UserError as error:
-        raise UserError(f"{source}/settings.json does not fit this version of the project: {error}") from error
+        raise UserError(f"{how.source}/settings.json does not fit this version of the project: {error}") from error
 
 
-def _agreed(group, saved, typed, given, source, predicting):
+def _agreed(group, saved, typed, how):
     """The values of one group that the saved run brings."""
     values, settings = {}, {setting.name: setting for setting in fields(group)}
-    families = {s.name: name for name in settings for s in _shorthands(group, name)}
-    for name in set(families.values()):  # the same entries, perhaps by another flag
-        members = {name, *(short for short, of in families.items() if of == name)}
-        if given & members:
-            theirs, ours = (_entries(group, name, members, values) for values in (saved, typed))
-            if set(ours) != set(theirs):
-                trained = " and ".join(theirs) or option(group, settings[name], "nothing")
-                raise UserError(f"{source} was trained with {trained}, not {' and '.join(ours)}: leave that flag out")
-            given = given - members
+    given = how.given - _same_entries(group, saved, typed, how)
     for name, value in saved.items():
         setting = settings.get(name)
-        if setting and option(group, setting, "from_flags") in (
-            "always",
-            "when predicting" if predicting else "always",
-        ):
+        if setting is None:
+            values[name] = value  # which `settings_from_dict` refuses
+        elif how.ignores(group, setting) or option(group, setting, "instead_of") in given:
             continue
-        if name not in given:
+        elif name not in given:
             values[name] = value
-        elif not option(group, setting, "free_on_resume") and typed[name] != value:
-            raise UserError(f"{source} was trained with {name} = {value}, not {typed[name]}: leave --{name} out")
+        elif not how.is_free(group, setting) and typed[name] != value:
+            raise UserError(f"{how.source} was trained with {name} = {value}, not {typed[name]}: leave --{name} out")
     return values
 
 
-def _entries(group, name, members, values):
-    """Those of the tuple setting `name`, from the values of it and its shorthands."""
-    return group(**{member: values[member] for member in members & values.keys()}).expanded(name)
-
-
-def _without_replaced(group, saved, given):
-    """The saved values less those that are given up because what they stand for was typed."""
-    replaced = {s.name for s in fields(group) if option(group, s, "instead_of") in given}
-    return {name: value for name, value in saved.items() if name not in replaced}
+def _same_entries(group, saved, typed, how):
+    """The typed flags that name the saved entries of a tuple, perhaps by shorthands. Raises UserError for others."""
+    same = set()
+    for setting in fields(group):
+        members = {setting.name, *(short.name for short in _shorthands(group, setting.name))}
+        if len(members) > 1 and how.given & members:
+            theirs, ours = (
+                group(**{name: values[name] for name in members & values.keys()}).expanded(setting.name)
+                for values in (saved, typed)
+            )
+            if set(ours) != set(theirs):
+                trained = " and ".join(theirs) or option(group, setting, "nothing")
+                raise UserError(
+                    f"{how.source} was trained with {trained}, not {' and '.join(ours)}: leave that flag out"
+                )
+            same |= members
+    return same

@@ -1,9 +1,67 @@
-"""How a script runs: users' errors are one line, not a traceback, and only one of several processes speaks."""
+"""How a script runs: errors and stops are one line, not a traceback, and only one of several processes speaks."""
 
+import contextlib
 import os
+import signal
 import sys
 
 from errors import UserError
+
+
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM has come. No Exception, so that nothing that mends errors takes it for one."""
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.number = number
+
+
+class _Stops:
+    """What has come, and what shall happen then."""
+
+    asked = None  # the number of the signal
+    deferred = 0  # how many `finish_first` are open
+    running = False  # before that, there is nothing to be kept
+    hint = "nothing was begun"
+
+
+def start(parse, *arguments):
+    """The first thing a script does, before its heavy imports: stops and output become orderly, flags are read."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a console cannot show is replaced; a log gets each line as it comes
+            stream.reconfigure(errors="replace", line_buffering=True)
+    return run_script(parse, *arguments)
+
+
+def _on_signal(number, frame):
+    if not _Stops.running or _Stops.asked is not None:  # a second one stops at once
+        os.write(2, f"stopped; {_Stops.hint}\n".encode() if is_main_process() else b"")
+        os._exit(128 + number)
+    _Stops.asked = number
+    if not _Stops.deferred:
+        raise Stopped(number)
+
+
+@contextlib.contextmanager
+def finish_first():
+    """Within this context a stop only is noted (`stop_asked`); what is being done can be brought to an end."""
+    _Stops.deferred += 1
+    try:
+        yield
+    finally:
+        _Stops.deferred -= 1
+
+
+def stop_asked():
+    """The number of the signal that has come, or None."""
+    return _Stops.asked
+
+
+def on_stop(hint):
+    """What a user is told after a stop: how to go on."""
+    _Stops.hint = hint
 
 
 def is_main_process():
@@ -11,19 +69,37 @@ def is_main_process():
     return os.environ.get("RANK", "0") == "0"
 
 
-def say(text=""):
-    """Print, in the main process alone."""
-    if is_main_process():
-        print(text)
+def say(text="", end="\n"):
+    """Print, in the main process alone. A reader that is gone (`| head`) is no reason to stop a training."""
+    if not is_main_process():
+        return
+    try:
+        print(text, end=end, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
 
 
 def run_script(main, *arguments):
-    """Call main(*arguments). A UserError becomes one line on stderr and exit code 2; other errors are bugs and show."""
+    """Call main(*arguments). A UserError or a stop becomes a line on stderr and an exit code; other errors are bugs."""
+    _Stops.running = True
     try:
         return main(*arguments)
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; complete epochs are kept: the same command with --resume goes on", file=sys.stderr)
+        _tell(f"error: {' '.join(str(error).split())}")
+        sys.exit(error.exit_code)
+    except Stopped as stop:
+        _tell(f"stopped; {_Stops.hint}")
+        sys.exit(128 + stop.number)
+    except KeyboardInterrupt:  # where nobody called `start`
+        _tell(f"stopped; {_Stops.hint}")
         sys.exit(130)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.exit(141)
+    finally:
+        _Stops.running, _Stops.asked = False, None
+
+
+def _tell(line):
+    if is_main_process():
+        print(line, file=sys.stderr)

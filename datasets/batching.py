@@ -1,8 +1,12 @@
 """Batches of rows that are alike in length, padded to the longest row of the batch and no further."""
 
 import random
+from functools import cache
 
 import torch
+
+from cli.script import say
+from errors import UserError, is_out_of_memory
 
 
 def pad(rows, pad_id, side="right"):
@@ -18,6 +22,36 @@ def pad(rows, pad_id, side="right"):
         input_ids[index, span] = torch.as_tensor(row, dtype=torch.long)
         attention_mask[index, span] = 1
     return input_ids, attention_mask
+
+
+def split_batch(batch, rows):
+    """The batch in parts of so many rows at most. batch: {name: tensor or list}, a row each in their first axis."""
+    size = max(len(values) for values in batch.values())
+    return [{name: v[i : i + rows] for name, v in batch.items()} for i in range(0, size, rows)]
+
+
+def run_in_parts(run, items):
+    """[run(part), ...]: of all items at once or, where memory runs out, of their halves, and so on, in order.
+
+    items: a list, or a batch as in `split_batch`. Raises UserError where a single one does not fit.
+    """
+    try:
+        return [run(items)]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        size = len(items) if isinstance(items, list) else max(map(len, items.values()))
+        if size == 1:
+            raise UserError("a single row does not fit into memory: take a smaller model, or shorter rows") from error
+    _say_smaller()
+    half = -(-size // 2)
+    halves = [items[:half], items[half:]] if isinstance(items, list) else split_batch(items, half)
+    return [outcome for part in halves for outcome in run_in_parts(run, part)]
+
+
+@cache
+def _say_smaller():
+    say("out of memory: the batch goes in halves, with the same result; --eval_batch_size would save the attempts")
 
 
 class LengthGroupedBatches:
@@ -43,9 +77,9 @@ class LengthGroupedBatches:
             return -(-batches // self.world)
         return len(range(self.rank, batches, self.world))
 
-    def epoch(self, number):
-        """The batches of an epoch, one after the other."""
-        for rows in self._rows(number):
+    def epoch(self, number, start=0):
+        """The batches of an epoch, one after the other, from batch `start` on."""
+        for rows in self._rows(number)[start:]:
             yield self.dataset.collate_fn([self.dataset[row] for row in rows])
 
     def __iter__(self):

@@ -155,9 +155,10 @@ class PackedBatches:
     def __len__(self):
         return self.batches
 
-    def epoch(self, number):
-        """The batches of an epoch, counted from 1: {"token_ids", "attention_mask"}, both (B, context) long."""
-        for index in range((number - 1) * self.batches, number * self.batches):
+    def epoch(self, number, start=0):
+        """The batches of an epoch, counted from 1, from its batch `start` on: {"token_ids", "attention_mask"}, both
+        (B, context) long."""
+        for index in range((number - 1) * self.batches + start, number * self.batches):
             first = (index * self.world + self.rank) * self.batch_size
             rows = np.stack([self._window(place) for place in range(first, first + self.batch_size)])
             token_ids = torch.from_numpy(rows.astype(np.int64))

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 
 from decoding.generation import next_token_logits, prepare
+from decoding.sampling import NOT_FINITE
+from errors import Diverged
 
 
 class Beam(NamedTuple):
@@ -113,6 +115,8 @@ def _candidates(rules, searches, logits):
         mine = scores[row : row + len(search.running)].flatten()
         row += len(search.running)
         best = mine.topk(min(2 * rules.settings.beams, len(mine)))
+        if best.values.isnan().any():  # NaN counts as the largest
+            raise Diverged(NOT_FINITE)
         pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         found.append([(score, place // size, place % size) for score, place in pairs if score > float("-inf")])
     return found

@@ -15,7 +15,9 @@ Legend: B rows in the batch, V vocabulary.
 
 import torch
 
-from errors import UserError
+from errors import Diverged
+
+NOT_FINITE = "the model's probabilities are not finite: its weights are damaged, or training diverged"
 
 
 def row_streams(seed, rows):
@@ -31,7 +33,10 @@ def sample(logits, streams, settings):
     """
     logits = logits.float()
     if settings.temperature == 0:
-        return logits.argmax(dim=-1)
+        best, tokens = logits.max(dim=-1)  # NaN where a row has one
+        if not torch.isfinite(best).all():
+            raise Diverged(NOT_FINITE)
+        return tokens
     logits = logits / settings.temperature
     if 0 < settings.top_k < logits.size(-1):
         kth_largest = logits.topk(settings.top_k).values[:, -1:]
@@ -59,7 +64,7 @@ def sample_nucleus(probabilities, streams, top_p, min_p=0.0):
         )
         cumulative = remaining.cumsum(dim=-1)
         if not (cumulative[:, -1] > 0).all():  # NaN, too; else this loop would never end
-            raise UserError("the model's probabilities are not finite: its weights are damaged, or training diverged")
+            raise Diverged(NOT_FINITE)
         target = uniforms.to(cumulative.device, cumulative.dtype)[:, None] * cumulative[:, -1:]
         drawn = torch.searchsorted(cumulative, target, right=True).clamp(max=cumulative.size(-1) - 1)
         level = remaining.gather(-1, drawn)

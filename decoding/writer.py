@@ -4,6 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 from config import END_OF_TEXT
+from datasets.batching import run_in_parts
 from datasets.sonnets import SONNET_LINES, lines_of
 from decoding.beam import beam_search
 from decoding.form import LineTokens, SonnetForm
@@ -47,8 +48,11 @@ class SonnetWriter:
         rows = [(place, place * samples + number) for place in range(len(prompts)) for number in range(samples)]
         written = []
         for start in range(0, len(rows), self.batch_size):
-            places, streams = zip(*rows[start : start + self.batch_size], strict=True)
-            written += self._sampled([prompts[place] for place in places], seed, streams, progress)
+            parts = run_in_parts(
+                lambda part: self._sampled([prompts[place] for place, _ in part], seed, [s for _, s in part], progress),
+                rows[start : start + self.batch_size],
+            )
+            written += [candidate for part in parts for candidate in part]
         groups = [written[start : start + samples] for start in range(0, len(written), samples)]
         if mbr:
             groups = [self._scored_by_chrf(prompt, group) for prompt, group in zip(prompts, groups, strict=True)]
@@ -67,14 +71,17 @@ class SonnetWriter:
     def _beams(self, prompts, progress):
         size, groups = max(1, self.batch_size // self.settings.beams), []
         for start in range(0, len(prompts), size):
-            chosen = prompts[start : start + size]
-            ids = [self._encode(prompt) for prompt in chosen]
-            found = beam_search(self.gpt2, ids, self._rules(chosen), progress)
-            groups += [
-                [Candidate(self._whole(prompt, ids), score) for ids, score in texts]
-                for prompt, texts in zip(chosen, found, strict=True)
-            ]
+            parts = run_in_parts(lambda part: self._searched(part, progress), prompts[start : start + size])
+            groups += [group for part in parts for group in part]
         return groups
+
+    def _searched(self, prompts, progress):
+        """For every prompt the Candidates of its beams, all in one batch."""
+        found = beam_search(self.gpt2, [self._encode(p) for p in prompts], self._rules(prompts), progress)
+        return [
+            [Candidate(self._whole(prompt, ids), score) for ids, score in texts]
+            for prompt, texts in zip(prompts, found, strict=True)
+        ]
 
     def _encode(self, prompt):
         return self.tokenizer.encode(f"{prompt}\n").ids  # a new line: line 4 begins

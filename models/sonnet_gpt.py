@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from datasets.batching import run_in_parts
 from modules.linear_cross_entropy import next_token_loss
 
 
@@ -31,5 +32,5 @@ def language_model_loss(model, batch):
 @torch.no_grad()
 def summed_loss(model, batches):
     """The same over batches that are on the model's device already, as plain numbers."""
-    outcomes = [language_model_loss(model, batch) for batch in batches]
+    outcomes = [part for batch in batches for part in run_in_parts(lambda b: language_model_loss(model, b), batch)]
     return sum(loss.item() for loss, _ in outcomes), sum(int(count) for _, count in outcomes)

@@ -142,7 +142,12 @@ CASES_OF_BOTH = [
     ),
     ("run folder is a file", "--run_dir dev.csv", {}, "dev.csv"),
     ("training flags without training", "--checkpoint run --epochs 3", {}, "--epochs has no effect with --checkpoint"),
-    ("not a run's settings", "--checkpoint run", {"run/settings.json": "[]"}, "is not the settings.json of a run"),
+    (
+        "not a run's settings",
+        "--checkpoint run",
+        {"run/settings.json": "[]"},
+        "settings.json is damaged (it holds no object)",
+    ),
     ("nothing to merge", "--merge", {}, "there is nothing to merge: --merge folds a tuning method"),
     ("cannot be merged", "--adapter --merge", {}, "adapter cannot be merged into the weights: leave --merge out"),
     ("both", "--resume --checkpoint run", {}, "--resume trains on, --checkpoint only predicts"),

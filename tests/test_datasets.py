@@ -24,9 +24,9 @@ from datasets import (
     load_tokenizer,
     pad,
 )
-from datasets.files import check_writable, read_text, write_text
 from datasets.paraphrase import preprocess_string
 from errors import UserError
+from files import check_writable, read_text, write_text
 
 HEADER = "id\tsentence1\tsentence2\tis_duplicate\n"
 PROMPT_END = '"? Answer "yes" or "no": '
@@ -551,9 +551,7 @@ def test_write_text_writes_whole_or_not_at_all(tmp_path, monkeypatch, failing, e
     if existing:
         path.write_text("old")
 
-    def half_a_write(self, text, **options):
-        with open(self, "w") as file:
-            file.write(text[:3])
+    def no_room(handle):
         raise OSError(28, "No space left on device")
 
     def no_rename(source, target):
@@ -561,7 +559,7 @@ def test_write_text_writes_whole_or_not_at_all(tmp_path, monkeypatch, failing, e
         raise OSError(28, "No space left on device")
 
     if failing == "write":
-        monkeypatch.setattr(Path, "write_text", half_a_write)
+        monkeypatch.setattr(os, "fsync", no_room)
     else:
         monkeypatch.setattr(os, "replace", no_rename)
     with pytest.raises(UserError) as error:

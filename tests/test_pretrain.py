@@ -295,8 +295,8 @@ def test_a_stopped_run_goes_on_to_the_same_result(finished, corpus_folder, tmp_p
         else:
             original = PackedBatches.epoch
 
-            def epoch(self, number):
-                for index, batch in enumerate(original(self, number)):
+            def epoch(self, number, start=0):
+                for index, batch in enumerate(original(self, number, start)):
                     if (number, index) == (3, 1):
                         raise Stop
                     yield batch

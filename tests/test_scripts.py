@@ -146,15 +146,15 @@ def test_adalora_goes_on_to_the_same_result(pair_flags, tmp_path, monkeypatch):
     """Its importances and the triplets that it has dropped are part of the run."""
     flags = [*without(pair_flags, "--epochs"), "--epochs", "4", "--tuning", "adalora", "--adalora_interval", "1"]
     run(paraphrase_detection, [*flags, "--run_dir", "whole"])
-    original = Run.save_epoch
+    original = Run.save
 
-    def stop(self, model, optimizer, progress):
-        original(self, model, optimizer, progress)
+    def stop(self, model, optimizer, progress, random_states):
+        original(self, model, optimizer, progress, random_states)
         if progress.epoch == 2:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "save_epoch", stop)
+        patch.setattr(Run, "save", stop)
         run(paraphrase_detection, [*flags, "--run_dir", "stopped"])
     run(paraphrase_detection, ["--resume", "--run_dir", "stopped"])
     whole, stopped = (load_file(tmp_path / name / "last" / "model.safetensors") for name in ("whole", "stopped"))

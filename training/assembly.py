@@ -4,6 +4,7 @@ The order matters: weights, then methods, then freezing (and, for bf16, one cast
 after all of it.
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +12,23 @@ from pathlib import Path
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import broadcast_object_list
 
 from cli.script import say
 from config import DROPOUTS
-from datasets import load_tokenizer
-from errors import UserError
+from datasets import LengthGroupedBatches, load_tokenizer
+from errors import UserError, check
 from formats.hub import find_model
 from models.gpt2 import GPT2Model
+from training.randomness import seed_everything
 from training.runs import fingerprint, open_run
 from tuning.attach import attach, cast_for_prediction, cast_frozen, check_mergeable, merge
 from tuning.register import METHODS, chosen_methods, default_learning_rate
 from tuning.state import count_parameters
 
+OLDEST_TORCH = (2, 8)
+# What accelerate would take from the environment over a run's own settings.
+FOREIGN_SETTINGS = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_MIXED_PRECISION"}
 BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
 
 
@@ -33,6 +38,8 @@ def open_task(task, settings, given, prefix):
     task: the script's name; prefix: what its runs' names begin with. A resumed run brings its own settings along. In
     every process the same. Raises UserError.
     """
+    found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    check(found >= OLDEST_TORCH, f"torch {torch.__version__} is too old: this project needs 2.8 or newer")
     run, settings = open_run(task, run_name(prefix, settings), settings, given)
     options = settings.training
     if options.lr is None:
@@ -41,6 +48,20 @@ def open_task(task, settings, given, prefix):
     options.precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
     run, settings = broadcast_object_list([(run, settings)])[0]  # the first process's choice of a folder is everyone's
     return run, settings, accelerator
+
+
+def begin_run(run, task, settings, base, inputs, steps, accelerator):
+    """`run.begin` in the first process; all know what came of it. inputs, steps: what a resumed run must find again."""
+    if accelerator.is_main_process:
+        run.begin(task, settings, base, inputs | {"processes": accelerator.num_processes}, steps)
+    folder, run.total_steps = broadcast_object_list([(str(run.folder), run.total_steps)])[0]
+    run.folder = Path(folder)
+
+
+def training_batches(dataset, options, accelerator):
+    """This process's share of the shuffled training batches. options: TrainingSettings."""
+    rank, world = accelerator.process_index, accelerator.num_processes
+    return LengthGroupedBatches(dataset, options.batch_size, True, options.seed, rank, world)
 
 
 def run_name(prefix, settings):
@@ -63,6 +84,8 @@ def make_accelerator(settings, insist=True):
     precision = settings.precision
     if precision == "auto":
         precision = "bf16" if has_native_bf16(device) else "fp32"
+    for name in FOREIGN_SETTINGS & os.environ.keys():
+        del os.environ[name]
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
     why = (
         "asked for" if settings.precision != "auto" else "native here" if precision == "bf16" else "no native bf16 here"
@@ -93,13 +116,13 @@ def cpu_features():
 class Assembly:
     """A GPT-2 with its tuning methods, and what follows from them.
 
-    methods: {name: settings}. fingerprint: of the base weights, before anything was attached. folder: the base model's.
+    methods: {name: settings}. fingerprint: of the base model, before anything was attached. folder: where it lies.
     """
 
     gpt2: GPT2Model
     tokenizer: object
     methods: dict
-    fingerprint: str
+    fingerprint: dict
     folder: Path
 
     def __post_init__(self):
@@ -136,7 +159,7 @@ def assemble(settings, with_tokenizer=True):
     methods = chosen_methods(settings)
     if settings.inference.merge:
         check_mergeable(methods)  # now, not after hours of training
-    set_seed(settings.training.seed)  # new tensors start the same in every run
+    seed_everything(settings.training.seed)  # new tensors start the same in every run
     path = settings.model.model_path
     if path is not None and not Path(path).is_dir():
         raise UserError(f"--model_path: {path} is no folder; give one with config.json and model.safetensors")
@@ -149,7 +172,7 @@ def assemble(settings, with_tokenizer=True):
             f"the tokenizer in {folder} has {tokenizer.get_vocab_size()} tokens, the model {gpt2.config.vocab_size}: "
             "they do not belong together"
         )
-    base = fingerprint(gpt2)
+    base = fingerprint(gpt2, tokenizer)
     attach(gpt2, methods)
     if methods and settings.training.precision == "bf16":
         cast_frozen(gpt2, torch.bfloat16)

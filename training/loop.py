@@ -2,19 +2,28 @@
 
 A script owns its data, its head, `loss_fn` and `evaluate`; this file owns steps, schedules, checkpoints and the
 progress bar. Distribution and mixed precision come from accelerate.
+
+Where training stands is kept after every epoch, every --save_minutes and at a stop; a run that goes on from there takes
+the very steps that it would have taken: the same batches, dropout, learning rates.
 """
 
 import contextlib
 import math
+import signal
 import time
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from cli.script import say
-from errors import UserError
+from cli.script import Stopped, finish_first, say, stop_asked
+from datasets.batching import split_batch
+from errors import Diverged, UserError, check, is_out_of_memory
+from files import write_json
 from optimizer import AdamW, parameter_groups
+from training.randomness import random_states, restore_random_states, seed_everything
+
+MOST_BAD_STEPS = 3  # in a row; then the run ends
 
 
 class TrainingLoop:
@@ -29,94 +38,193 @@ class TrainingLoop:
         groups = parameter_groups(model, settings.weight_decay)
         self.optimizer = AdamW(groups, lr=settings.lr, betas=(0.9, settings.beta2))
         self.after_step = after_step
-        self.progress = run.restore(model, self.optimizer)
+        self.progress, self.random_states = run.restore(model, self.optimizer)
+        self.kept_at = time.monotonic()
 
     def fit(self, batches, loss_fn, evaluate):
         """Train, and keep every epoch and the best one. Returns {"seconds an epoch": text}, {} where none was trained.
 
         batches: a LengthGroupedBatches. loss_fn(model, batch) -> (loss, count): the *sum* of the batch's losses and the
         number of terms in it, so that accumulated and distributed steps weigh every term alike. evaluate(model) -> dict
-        of figures; the highest "score" is the best epoch. Raises UserError if the loss stops being finite.
+        of figures; the highest "score" is the best epoch. Raises Diverged where numbers stay not finite.
         """
+        with contextlib.closing(self.run):
+            return self._all_epochs(batches, loss_fn, evaluate)
+
+    def _all_epochs(self, batches, loss_fn, evaluate):
         settings, progress = self.settings, self.progress
-        if progress.epoch:
-            say(f"{self.run.folder}: continuing after epoch {progress.epoch}")
+        if progress.step:
+            where = f", step {progress.epoch_step} of epoch {progress.epoch + 1}" if progress.epoch_step else ""
+            say(f"{self.run.folder}: continuing after epoch {progress.epoch}{where}")
         seconds = []
         for epoch in range(progress.epoch + 1, settings.epochs + 1):
             if settings.patience and progress.epochs_since_best >= settings.patience:
                 say(f"no better score for {settings.patience} epochs: stopping early")
                 break
-            set_seed(settings.seed + epoch, device_specific=True)  # a resumed run draws the dropout it would have drawn
             start = time.perf_counter()
             train_loss = self._train_epoch(batches, loss_fn)
             seconds.append(time.perf_counter() - start)
-            self.model.eval()
-            with torch.no_grad(), self.accelerator.autocast():
-                figures = evaluate(self.model)
-            self._keep({"epoch": epoch, "train_loss": train_loss, "seconds": seconds[-1]} | figures)
+            figures = self._evaluate(evaluate)
+            self._keep_epoch({"epoch": epoch, "train_loss": train_loss, "seconds": seconds[-1]} | figures)
             shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "score")
             best = " (best so far)" if progress.epochs_since_best == 0 else ""
             say(f"epoch {epoch}/{settings.epochs}: train loss {train_loss:.4f}, {shown}{best}")
         return {"seconds an epoch": f"{sum(seconds) / len(seconds):.1f}"} if seconds else {}
 
-    def _keep(self, record):
+    def _evaluate(self, evaluate):
+        """The figures of an epoch. A stop meanwhile keeps the epoch's steps: only the evaluation is made again."""
+        self.model.eval()
+        try:
+            with torch.no_grad(), self.accelerator.autocast():
+                figures = evaluate(self.model)
+        except Stopped:
+            with finish_first():
+                self._keep({})
+            raise
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"{name} is {value} after epoch {self.progress.epoch + 1}")
+        return figures
+
+    def _keep_epoch(self, record):
         """Count a complete epoch, and keep its state and its line."""
         progress = self.progress
-        progress.epoch = record["epoch"]
+        progress.epoch, progress.epoch_step, progress.epoch_loss, progress.epoch_count = record["epoch"], 0, 0.0, 0.0
         progress.epochs_since_best += 1
         if record["score"] > progress.best_score:
             progress.best_score, progress.best_epoch, progress.epochs_since_best = record["score"], progress.epoch, 0
-        if self.accelerator.is_main_process:
-            self.run.log(record)
-            self.run.save_epoch(self.model, self.optimizer, progress)
+        with finish_first():
+            if self.accelerator.is_main_process:
+                self.run.log(record)
+                if progress.epochs_since_best == 0:
+                    self.run.save_best(self.model, {"epoch": progress.best_epoch, "score": progress.best_score})
+            self._keep({})
         self.accelerator.wait_for_everyone()
+        self._stop_if_asked(stop_asked())
+
+    def _keep(self, states):
+        """Keep where training stands. states: the random states of all processes, {} between epochs."""
+        if self.accelerator.is_main_process:
+            self.run.save(self.model, self.optimizer, self.progress, states)
+        self.kept_at = time.monotonic()
 
     def _train_epoch(self, batches, loss_fn):
-        """All steps of one epoch. Returns the mean loss over its terms."""
+        """All steps of one epoch that are left. Returns the mean loss over its terms."""
         self.model.train()
-        epoch, epochs = self.progress.epoch + 1, self.settings.epochs
-        steps = steps_an_epoch(batches, self.settings)
-        iterator = iter(batches.epoch(epoch))
+        settings, progress = self.settings, self.progress
+        epoch, steps = progress.epoch + 1, steps_an_epoch(batches, settings)
+        seed_everything(settings.seed + epoch, self.accelerator.process_index)  # what dropout draws hangs on the epoch
+        if progress.epoch_step:
+            restore_random_states(self.random_states, self.accelerator.process_index)
+        iterator = batches.epoch(epoch, start=progress.epoch_step * settings.gradient_accumulation)
         hidden = None if self.accelerator.is_main_process else True  # None: shown where stderr is a terminal
-        bar = tqdm(range(steps), desc=f"epoch {epoch}/{epochs}", unit="step", disable=hidden)
-        total_loss, total_count = 0.0, 0
-        for index in bar:
-            left = len(batches) - index * self.settings.gradient_accumulation
-            micro_batches = [next(iterator) for _ in range(min(self.settings.gradient_accumulation, left))]
-            loss, count, rate = self._step(micro_batches, loss_fn, steps * epochs)
-            total_loss, total_count = total_loss + loss, total_count + count
-            bar.set_postfix(loss=f"{loss / count:.4f}", lr=f"{rate:.1e}")
-            if self.accelerator.is_main_process:
-                self.run.log({"epoch": epoch, "step": self.progress.step, "loss": loss / count, "lr": rate})
-        return total_loss / total_count
+        bar = tqdm(total=steps, initial=progress.epoch_step, desc=f"epoch {epoch}/{settings.epochs}", disable=hidden)
+        with bar, finish_first():
+            while progress.epoch_step < steps:
+                left = len(batches) - progress.epoch_step * settings.gradient_accumulation
+                micro_batches = [next(iterator) for _ in range(min(settings.gradient_accumulation, left))]
+                line, requests = self._step(micro_batches, loss_fn)
+                if self.accelerator.is_main_process:
+                    self.run.log({"epoch": epoch, "step": progress.step} | line)
+                bar.set_postfix({name: f"{value:.4g}" for name, value in line.items() if name != "skipped"})
+                bar.update()
+                if any(requests):
+                    self._keep(random_states(gather_object, self.accelerator))
+                    self._stop_if_asked(requests[1])
+        check(progress.epoch_count, "not one step of the epoch had a finite loss: lower --lr, or try --precision fp32")
+        return progress.epoch_loss / progress.epoch_count
 
-    def _step(self, micro_batches, loss_fn, total_steps):
-        """One optimizer step. Returns the sum of its losses, their number, and the learning rate."""
-        loss, count = self._accumulate(micro_batches, loss_fn)
-        if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss} at step {self.progress.step + 1}: lower --lr, or try --precision fp32")
-        rate = self.settings.lr * learning_rate_factor(self.progress.step, total_steps, self.settings)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        scale_gradients(self.optimizer, self.accelerator.num_processes / count, self.settings.max_grad_norm)
-        self.optimizer.step()
-        self.progress.step += 1
-        if self.after_step is not None:
-            self.after_step(self.progress.step, total_steps)
+    def _step(self, micro_batches, loss_fn):
+        """One optimizer step: (its line in the metrics, (whether to keep the state, the signal that has come or 0))."""
+        progress, total_steps = self.progress, self.run.total_steps
+        loss, count, *requests = self._accumulate(micro_batches, loss_fn)
+        rate = self.settings.lr * learning_rate_factor(progress.step, total_steps, self.settings)
+        norm = scale_gradients(self.optimizer, self.accelerator.num_processes / count, self.settings.max_grad_norm)
+        progress.step += 1
+        progress.epoch_step += 1
+        if math.isfinite(loss) and math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+            progress.updates += 1
+            progress.bad_steps = 0
+            if self.after_step is not None:
+                self.after_step(progress.step, total_steps)
+            progress.epoch_loss, progress.epoch_count = progress.epoch_loss + loss, progress.epoch_count + count
+            line = {"loss": loss / count, "lr": rate}
+        else:
+            what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
+            line = {"skipped": what, "lr": rate}
+            self._count_bad_step(what, micro_batches)
         self.optimizer.zero_grad(set_to_none=True)
-        return loss, count, rate
+        return line, requests
+
+    def _count_bad_step(self, what, micro_batches):
+        """A step whose numbers are not finite changes nothing. Three in a row end the run."""
+        self.progress.bad_steps += 1
+        rows = [str(row) for batch in micro_batches for row in batch.get("sent_ids", ())]
+        rows = sorted({row for part in gather_object([rows]) for row in part})
+        shown = f" (rows {', '.join(rows[:8])}{', ...' if len(rows) > 8 else ''})" if rows else ""
+        say(f"step {self.progress.step} is left out: {what}{shown}")
+        if self.progress.bad_steps == MOST_BAD_STEPS:
+            raise self._diverged(f"{what} at step {self.progress.step}, the third in a row")
+
+    def _diverged(self, what):
+        """The error that ends a run whose numbers are not finite; from now on --resume takes another --lr."""
+        if self.accelerator.is_main_process:
+            write_json(self.run.diverged, {"step": self.progress.step, "what": what})
+        kept = f"--resume --run_dir {self.run.folder} goes on from what was kept before"
+        return Diverged(f"{what}: {kept}; give it a lower --lr, or begin again with --precision fp32")
+
+    def _stop_if_asked(self, number):
+        if number:
+            raise Stopped(int(number))
 
     def _accumulate(self, micro_batches, loss_fn):
-        """Add up the gradients of summed losses over some batches. Returns the loss and count over all processes."""
-        device = self.accelerator.device
+        """Add up the gradients of summed losses over some batches. What does not fit into memory goes in parts.
+
+        Returns, over all processes, the loss, the count, whether the state shall be kept, and a signal that has come.
+        """
+        while True:
+            try:
+                totals = self._add_up(micro_batches, loss_fn)
+                break
+            except (RuntimeError, MemoryError) as error:
+                self._smaller_parts(error, micro_batches)
+        due = self.settings.save_minutes and time.monotonic() - self.kept_at >= 60 * self.settings.save_minutes
+        asked = stop_asked() or 0
+        wanted = bool(asked) or bool(due and self.accelerator.is_main_process)
+        requests = torch.tensor([float(wanted), float(asked)]).to(totals)
+        totals = self.accelerator.reduce(torch.cat([totals, requests]), "sum").tolist()
+        return [*totals[:3], asked or (signal.SIGTERM if totals[3] else 0)]
+
+    def _add_up(self, micro_batches, loss_fn):
+        """The loss and the count of this process, as a tensor; their gradients are in the model."""
+        device, parts = self.accelerator.device, micro_batches
+        if self.progress.rows_at_once:
+            parts = [part for batch in micro_batches for part in split_batch(batch, self.progress.rows_at_once)]
         totals = torch.zeros(2, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
-        for number, batch in enumerate(micro_batches, start=1):
-            last = number == len(micro_batches)  # gradients are exchanged once a step
+        for number, batch in enumerate(parts, start=1):
+            last = number == len(parts)  # gradients are exchanged once a step
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 loss, count = loss_fn(self.wrapped, to_device(batch, device))
                 self.accelerator.backward(loss)
             totals += torch.stack([loss.detach(), torch.as_tensor(count, device=loss.device)]).to(totals)
-        return self.accelerator.reduce(totals, "sum").tolist()
+        return totals
+
+    def _smaller_parts(self, error, micro_batches):
+        """Halve the rows that go through the model at once: the same step in smaller parts. Raises what else it is."""
+        rows = max(len(batch["token_ids"]) for batch in micro_batches)
+        rows = min(rows, self.progress.rows_at_once or rows)
+        if not is_out_of_memory(error) or self.accelerator.num_processes > 1:
+            raise error
+        if rows == 1:
+            raise UserError(
+                "a single row does not fit into memory: take a smaller model, --tuning lora, or shorter rows"
+            ) from error
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.rows_at_once = rows // 2
+        say(f"out of memory: from now on a batch goes in parts of {rows // 2} rows, with the same result")
 
 
 def learning_rate_factor(step, total_steps, settings):
@@ -126,8 +234,13 @@ def learning_rate_factor(step, total_steps, settings):
         return (step + 1) / (warmup + 1)
     if settings.schedule == "constant":
         return 1.0
-    done = (step - warmup) / max(1, total_steps - warmup)
+    done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
     return 1 - done if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+
+def total_steps(batches, settings):
+    """Optimizer steps of a whole run."""
+    return settings.epochs * steps_an_epoch(batches, settings)
 
 
 def steps_an_epoch(batches, settings):
@@ -136,13 +249,17 @@ def steps_an_epoch(batches, settings):
 
 
 def scale_gradients(optimizer, scale, max_norm):
-    """Turn gradients of sums into gradients of means, and clip their norm (Pascanu et al. 2013), in one pass."""
+    """Turn gradients of sums into gradients of means, and clip their norm (Pascanu et al. 2013), in one pass.
+
+    Returns the norm of the mean's gradient before clipping.
+    """
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    if max_norm:
-        norm = torch.nn.utils.get_total_norm(gradients).item() * scale
+    norm = torch.nn.utils.get_total_norm(gradients).item() * scale
+    if max_norm and math.isfinite(norm):
         scale *= min(1.0, max_norm / (norm + 1e-6))
     if scale != 1.0:
         torch._foreach_mul_(gradients, scale)
+    return norm
 
 
 def to_device(batch, device):

@@ -1,13 +1,13 @@
 """Run folders: the only place that reads and writes what a training run keeps.
 
-    runs/NAME/settings.json     every setting, the task, and a fingerprint of the base model
+    runs/NAME/settings.json     every setting, the task, the base model and all else that the run depends on
               metrics.jsonl     one line a step (step, loss, lr) and one an epoch
               report.json       the figures that the script printed last
               best/             model.safetensors of the best epoch, score.json
-              last/             model.safetensors, optimizer.safetensors, state.json of the last complete epoch
+              last/             model, optimizer and random state where training stands, state.json
 
-Only tensors that are trained are kept. Tensors are safetensors, everything else JSON; nothing is pickled. A folder is
-written beside its place and renamed, so that a stop at any moment leaves the old state or the new one, never a mixture.
+Only tensors that are trained are kept. Tensors are safetensors, everything else JSON; nothing is pickled. How best/ and
+last/ outlive stops and damage: training/storage.py. A folder has one writer at a time: it holds a lock.
 """
 
 import contextlib
@@ -16,132 +16,293 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+import filelock
+import torch
 
-from cli.flags import refuse_training_flags, settings_to_dict, take_over
+from cli.flags import GoingOn, refuse_training_flags, settings_to_dict, take_over
+from cli.script import on_stop, say
 from config import TuningSettings
-from errors import UserError
+from errors import Diverged, UserError, check
+from files import read_json, write_json
+from training.storage import find_folder, read_tensors, sha256_of_record, user_errors, write_folder
 from tuning.register import default_learning_rate
 from tuning.state import load_tuning, trainable_state_dict
+
+FORMAT = 2  # of settings.json; 1 kept less, and can be predicted with, but not gone on with
+OLDER = "was recorded by an older version of this project"
 
 
 @dataclass
 class Progress:
-    """Where training stands: complete epochs and steps, the best score and its epoch, epochs since then."""
+    """Where training stands.
+
+    epoch: complete epochs. step: optimizer steps, skipped ones too; updates: without them; bad_steps: skipped in a row.
+    epoch_step, epoch_loss, epoch_count: steps of the epoch under way, and its summed loss and number of terms.
+    rows_at_once: rows of a batch that fit into memory, 0 while all do.
+    """
 
     epoch: int = 0
     step: int = 0
+    updates: int = 0
+    bad_steps: int = 0
     best_score: float = float("-inf")
     best_epoch: int = 0
     epochs_since_best: int = 0
+    epoch_step: int = 0
+    epoch_loss: float = 0.0
+    epoch_count: float = 0.0
+    rows_at_once: int = 0
+
+
+PROGRESS = {setting.name: setting.type for setting in dataclasses.fields(Progress)}
 
 
 @dataclass
 class Run:
+    """folder: where it is kept. resumed: it was there already. claims: a new folder, which gets a free name if need be.
+
+    predicting: nothing is trained; then what the script writes into the folder has names of its own. total_steps: the
+    optimizer steps of the whole run as it was begun, which the learning rate follows.
+    """
+
     folder: Path
     resumed: bool = False
+    claims: bool = False
+    predicting: bool = False
+    total_steps: int = 0
+    metrics: "Metrics | None" = None  # in the main process
+    lock: filelock.FileLock = field(default=None, repr=False)
 
-    @property
-    def last(self):
-        return _complete(self.folder / "last")
+    # --- beginning ---------------------------------------------------------------------------------------------------
 
-    @property
-    def best(self):
-        return _complete(self.folder / "best")
+    def begin(self, task, settings, base, inputs=None, total_steps=0):
+        """Write a new run's record, or hold a resumed one to its own. Raises UserError for what differs, by name.
 
-    def log(self, record):
-        """Append one line to metrics.jsonl."""
-        with _user_errors(self.folder), open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        base: as from `fingerprint`. inputs: {what: value} that a run that goes on must find again: a number, or
+        {"rows", "sha256"} of data. Nothing is written where nothing will be trained.
+        """
+        if self.resumed:
+            self._hold_to(base, inputs or {})
+        if self.predicting:
+            return
+        made = not self.folder.exists() or self.claims
+        with user_errors(self.folder):
+            self._take_folder()
+        try:
+            self._lock()
+            if self.resumed:
+                self._go_on(self.record(), settings, total_steps)
+            else:
+                taken = (self.folder / "settings.json").exists()
+                check(not taken, f"{self.folder} holds a run already: continue it with --resume, or choose another")
+                now = {"format": FORMAT, "task": task, "base": base, "inputs": inputs or {}, "total_steps": total_steps}
+                self._write_record(now | {"settings": settings_to_dict(settings)})
+                self.total_steps = total_steps
+        except UserError:  # no half-made run is left behind
+            self.close()
+            if made and not self.resumed:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        self.metrics = Metrics(self.folder / "metrics.jsonl")
+        on_stop(f"go on with: python {task}.py --resume --run_dir {self.folder}")
 
-    def save_epoch(self, model, optimizer, progress):
-        """Keep the state after a complete epoch and, if it is the best one, its weights for prediction."""
-        if progress.epochs_since_best == 0:
-            self.save_best(model, {"epoch": progress.best_epoch, "score": progress.best_score})
-        _write_folder(
-            self.folder / "last",
-            {
-                "model.safetensors": trainable_state_dict(model, resumable=True),
-                "optimizer.safetensors": _optimizer_tensors(model, optimizer),
-            },
-            {"state.json": dataclasses.asdict(progress)},
-        )
+    def _go_on(self, record, settings, total_steps):
+        """The learning rate follows the steps that the run was begun with, unless the user asks for more epochs."""
+        self.total_steps, now = record["total_steps"], record
+        if total_steps > self.total_steps:
+            say(f"{self.folder}: the learning rate now follows {total_steps} steps in all, not {self.total_steps}")
+            self.total_steps, now = total_steps, record | {"total_steps": total_steps}
+        if now != record or self.diverged.exists():  # more epochs or, after a divergence, another --lr
+            self._write_record(now | {"settings": settings_to_dict(settings)})
 
-    def restore(self, model, optimizer):
-        """Put model and optimizer back to the last complete epoch, and return the Progress; a new run starts at 0."""
-        if not self.resumed or not self.last.is_dir():
-            return Progress()
-        load_tuning(model, _read_tensors(self.last / "model.safetensors"), self.folder)
-        moments = _read_tensors(self.last / "optimizer.safetensors")
-        progress = Progress(**_read_json(self.last / "state.json"))
-        for name, parameter in model.named_parameters():
-            if f"exp_avg.{name}" in moments:
-                optimizer.state[parameter] = {
-                    "step": progress.step,
-                    "exp_avg": moments[f"exp_avg.{name}"].to(parameter.device),
-                    "exp_avg_sq": moments[f"exp_avg_sq.{name}"].to(parameter.device),
-                }
-        self._forget_metrics_after(progress)
-        return progress
+    def _take_folder(self):
+        """Make the folder; creating it is what claims a default name."""
+        wanted, number = self.folder, 1
+        while self.claims and not self.resumed:
+            try:
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                return self.folder.mkdir()
+            except FileExistsError:
+                number += 1
+                self.folder = wanted.with_name(f"{wanted.name}-{number}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def _lock(self):
+        """One writer at a time. The operating system lets go of the lock when its holder ends, however it ends."""
+        self.lock, holder = filelock.FileLock(self.folder / ".lock", timeout=0, mode=0o666), self.folder / ".lock.json"
+        try:
+            self.lock.acquire()
+        except filelock.Timeout as error:
+            known = read_json(holder, {"host": str, "pid": int}) if holder.exists() else {"host": "?", "pid": "?"}
+            raise UserError(
+                f"{self.folder} is being trained by process {known['pid']} on {known['host']}: wait for it, or stop it"
+            ) from error
+        write_json(holder, {"host": socket.gethostname(), "pid": os.getpid()})
+
+    def close(self):
+        """Let go of the folder."""
+        if self.lock is not None:
+            for name in (".lock.json", ".lock"):
+                with contextlib.suppress(OSError):
+                    (self.folder / name).unlink()
+            self.lock.release()
+            self.lock = None
+
+    def _write_record(self, record):
+        record = {key: value for key, value in record.items() if key != "sha256"}
+        write_json(self.folder / "settings.json", record | {"sha256": sha256_of_record(record)})
 
     def record(self, task=None):
-        """What settings.json holds: {"task", "base_fingerprint", "settings"}. Raises UserError."""
+        """What settings.json holds: {"task", "base", "inputs", "total_steps", "settings"}. Raises UserError."""
         path = self.folder / "settings.json"
-        record = _read_json(path)
-        if task and isinstance(record, dict) and record.get("task", task) != task:
+        if not path.exists():
+            raise UserError(f"{self.folder} is no run folder: it has no settings.json")
+        record = read_json(path, optional={"format": int, "task": str}, remedy="train the run again")
+        if task and record.get("task", task) != task:
             raise UserError(f"{self.folder} is a run of {record['task']}, not of {task}")
-        if not isinstance(record, dict) or not {"task", "base_fingerprint", "settings"} <= record.keys():
+        kinds = {"task": str, "settings": dict}
+        kinds |= {"base": dict, "inputs": dict, "total_steps": int} if "format" in record else {"base_fingerprint": str}
+        if not kinds.keys() <= record.keys():
             raise UserError(f"{path} is not the settings.json of a run")
-        training = record["settings"].get("training", {})
-        if training.get("lr", 0) is None:  # runs of old: the rate was left to the methods, and not said
+        record = read_json(path, kinds, remedy="train the run again")
+        check(
+            record.get("format", 1) <= FORMAT,
+            f"{self.folder} was recorded by a newer version of this project: use that",
+        )
+        if "format" in record:
+            said = {key: value for key, value in record.items() if key != "sha256"}
+            whole = record.get("sha256") == sha256_of_record(said)
+            check(whole, f"{path} was changed, or is damaged (its SHA-256 does not fit): restore it, or train again")
+        training = record["settings"].get("training")
+        if isinstance(training, dict) and training.get("lr", 0) is None:  # of old the rate was left to the methods
             training["lr"] = default_learning_rate(TuningSettings(**record["settings"].get("tuning", {})).methods)
         return record
 
+    def _hold_to(self, base, inputs):
+        record = self.record()
+        if "base" not in record:
+            check(self.predicting, f"{self.folder} {OLDER}, which kept too little to go on: predict with --checkpoint")
+            say(f"{self.folder} {OLDER}: whether the base model is the one that it was trained on cannot be checked")
+            return
+        check_base(record, base, self.folder)
+        for what in record["inputs"].keys() | inputs.keys() if not self.predicting else ():
+            difference = _difference(self.folder, what, record["inputs"].get(what), inputs.get(what))
+            check(difference is None, difference)
+
+    # --- while training ----------------------------------------------------------------------------------------------
+
+    def log(self, record):
+        """Append one line to metrics.jsonl."""
+        self.metrics.add(record)
+
+    def save(self, model, optimizer, progress, random_states):
+        """Keep where training stands. random_states: {name: uint8 tensor}. Raises Diverged, and changes nothing."""
+        tensors = trainable_state_dict(model, resumable=True)
+        _check_finite(tensors)
+        size, digest = self.metrics.sync()
+        moments = _optimizer_tensors(model, optimizer)
+        write_folder(
+            self.folder / "last",
+            {"model.safetensors": tensors, "optimizer.safetensors": moments, "random.safetensors": random_states},
+            {"state.json": dataclasses.asdict(progress), "metrics.json": {"bytes": size, "sha256": digest}},
+        )
+
+    def restore(self, model, optimizer):
+        """Put model and optimizer back to where training stood: (Progress, random states).
+
+        A new run, or one that was stopped before anything was kept, starts at 0.
+        """
+        folder = find_folder(self.folder / "last") if self.resumed else None
+        if folder is None:
+            if self.resumed:
+                say(f"{self.folder} has kept no state of its training (last/): it begins at the first step")
+            if self.metrics is not None:
+                self.metrics.cut_to(0, "")
+            return Progress(), {}
+        load_tuning(model, read_tensors(folder / "model.safetensors"), self.folder)
+        moments = read_tensors(folder / "optimizer.safetensors")
+        progress = Progress(**read_json(folder / "state.json", PROGRESS))
+        for name, parameter in model.named_parameters():
+            if f"exp_avg.{name}" in moments:
+                optimizer.state[parameter] = {
+                    "step": progress.updates,
+                    "exp_avg": moments[f"exp_avg.{name}"].to(parameter.device),
+                    "exp_avg_sq": moments[f"exp_avg_sq.{name}"].to(parameter.device),
+                }
+        if self.metrics is not None:
+            kept = read_json(folder / "metrics.json", {"bytes": int, "sha256": str})
+            self.metrics.cut_to(kept["bytes"], kept["sha256"])
+        return progress, read_tensors(folder / "random.safetensors")
+
+    @property
+    def diverged(self):
+        """The file that says that the run ended in numbers that are not finite; then --resume takes another --lr."""
+        return self.folder / "diverged.json"
+
+    # --- what comes out ----------------------------------------------------------------------------------------------
+
     def save_best(self, model, score):
         """Keep model's trained tensors as the run's best epoch. score: {"epoch", "score"}."""
-        _write_folder(self.folder / "best", {"model.safetensors": trainable_state_dict(model)}, {"score.json": score})
+        tensors = trainable_state_dict(model)
+        _check_finite(tensors)
+        write_folder(self.folder / "best", {"model.safetensors": tensors}, {"score.json": score})
 
     def load_best(self, model):
         """Put the weights of the best epoch into the model; returns {"epoch", "score"}."""
-        if not self.best.is_dir():
+        folder = find_folder(self.folder / "best", without_manifest="format" not in self.record())
+        if folder is None:
             raise UserError(f"{self.folder} has no complete epoch yet: train it first, without --checkpoint")
-        load_tuning(model, _read_tensors(self.best / "model.safetensors"), self.folder)
-        return _read_json(self.best / "score.json")
+        tensors = read_tensors(folder / "model.safetensors")
+        _check_finite(tensors)
+        load_tuning(model, tensors, self.folder)
+        return read_json(folder / "score.json", {"epoch": int, "score": float})
 
-    def begin(self, task, settings, fingerprint):
-        """Write a new run's settings, or hold a resumed one to the base model that it was trained on (UserError)."""
-        if not self.resumed:
-            record = {"task": task, "base_fingerprint": fingerprint, "settings": settings_to_dict(settings)}
-            with _user_errors(self.folder):
-                self.folder.mkdir(parents=True, exist_ok=True)
-                (self.folder / "settings.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-            return
-        known = self.record()["base_fingerprint"]
-        if known != fingerprint:
-            raise UserError(
-                f"{self.folder} was trained on another base model (fingerprint {known}, here {fingerprint}): "
-                "give the --model_size or --model_path that it was trained with"
-            )
+    def output(self, name):
+        """The path of a file that the script writes besides: one of its own where nothing was trained."""
+        return self.folder / (f"checkpoint-{name}" if self.predicting else name)
 
     def report(self, record):
         """Keep what the script has printed at its end, for whoever compares runs."""
-        with _user_errors(self.folder):
-            (self.folder / "report.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(self.output("report.json"), record)
 
     def size(self):
         """Bytes of the weights that prediction needs."""
-        return (self.best / "model.safetensors").stat().st_size
+        return (self.folder / "best" / "model.safetensors").stat().st_size
 
-    def _forget_metrics_after(self, progress):
-        """Drop the lines of the epoch that was cut off; it is trained again."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["epoch"] <= progress.epoch]
-        path.write_text("".join(kept), encoding="utf-8")
+
+class Metrics:
+    """The file of metrics, a line of JSON each. What is kept of a run says how much of the file belongs to it."""
+
+    def __init__(self, path):
+        self.path, self.digest, self.size = path, hashlib.sha256(), 0
+
+    def add(self, record):
+        line = (json.dumps(record) + "\n").encode()
+        with user_errors(self.path), open(self.path, "ab") as file:
+            file.write(line)
+        self.digest.update(line)
+        self.size += len(line)
+
+    def sync(self):
+        """Put it on the disk; returns (bytes, their SHA-256)."""
+        if self.size:
+            with user_errors(self.path), open(self.path, "rb+") as file:
+                os.fsync(file.fileno())
+        return self.size, self.digest.hexdigest()
+
+    def cut_to(self, size, sha256):
+        """Drop the lines of steps that are taken again. Says where the rest is not what was written."""
+        with user_errors(self.path):
+            kept = self.path.read_bytes()[:size] if self.path.exists() else b""
+            self.digest, self.size = hashlib.sha256(kept), len(kept)
+            if size and self.digest.hexdigest() != sha256:
+                say(f"{self.path} is damaged or cut short: what it says of the first steps is not what was written")
+            if self.path.exists():
+                os.truncate(self.path, len(kept))
 
 
 def open_run(task, name, settings, given):
@@ -153,17 +314,19 @@ def open_run(task, name, settings, given):
     flags = settings.run
     if flags.checkpoint:
         refuse_training_flags(settings, given)
-        run = Run(Path(flags.checkpoint), resumed=True)
-        return run, take_over(run.record(task)["settings"], settings, given, run.folder, predicting=True)
+        run = Run(Path(flags.checkpoint), resumed=True, predicting=True)
+        how = GoingOn(str(run.folder), given, predicting=True)
+        return run, take_over(run.record(task)["settings"], settings, how)
     if flags.resume:
         run = Run(Path(flags.run_dir) if flags.run_dir else _newest(name.split("-")[0]), resumed=True)
-        return run, take_over(run.record(task)["settings"], settings, given, run.folder)
+        how = GoingOn(str(run.folder), given, diverged=run.diverged.exists())
+        return run, take_over(run.record(task)["settings"], settings, how)
     if flags.run_dir:
         folder = Path(flags.run_dir)
         if (folder / "settings.json").exists():
             raise UserError(f"{folder} holds a run already: continue it with --resume, or choose another --run_dir")
         return Run(folder), settings
-    return Run(free_folder(Path("runs") / name)), settings
+    return Run(Path("runs") / name, claims=True), settings
 
 
 def free_folder(wanted):
@@ -182,15 +345,65 @@ def _newest(task_prefix):
     return max(runs, key=lambda path: path.stat().st_mtime).parent
 
 
-def fingerprint(model):
-    """A short hash of a model's shapes and of 64 values of each tensor, the same whatever its dtype was cast from."""
+# --- what a run depends on --------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def fingerprint(gpt2, tokenizer=None):
+    """What a base model is: {"weights": SHA-256 of every byte of its tensors, "config": its fields, "tokenizer": ...}.
+
+    Of a model as it was loaded, before anything was attached to it.
+    """
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        values = parameter.detach().flatten()
-        sampled = values[:: max(1, len(values) // 64)][:64].float().cpu().contiguous()
-        digest.update(f"{name}{list(parameter.shape)}".encode())
-        digest.update(sampled.numpy().tobytes())
-    return digest.hexdigest()[:16]
+    for name, parameter in sorted(gpt2.named_parameters()):
+        digest.update(f"{name} {list(parameter.shape)} {parameter.dtype}".encode())
+        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+    config = {name: value for name, value in vars(gpt2.config).items() if name != "initializer_range"}
+    base = {"weights": digest.hexdigest(), "config": config}
+    if tokenizer is not None:
+        model = json.loads(tokenizer.to_str())["model"]
+        base["tokenizer"] = sha256_of_record([tokenizer.get_vocab(), model.get("merges")])
+    return base
+
+
+def content_hash(rows, file):
+    """{"file", "rows", "sha256"} of a list of texts or tuples: what data is. (Where it lies may change.)"""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row).encode() + b"\n")
+    return {"file": str(file), "rows": len(rows), "sha256": digest.hexdigest()}
+
+
+def check_base(record, base, source):
+    """Raise UserError, saying what differs, unless a run's record is of this base model (as from `fingerprint`)."""
+    known = record.get("base")
+    if known is None:  # of old
+        return
+    config = {name: (known["config"].get(name), value) for name, value in base["config"].items()}
+    differs = [f"its {name} is {now}, not {then}" for name, (then, now) in config.items() if now != then]
+    differs += [f"its {part} differ" for part in ("weights",) if known[part] != base[part]]
+    if "tokenizer" in base and "tokenizer" in known and base["tokenizer"] != known["tokenizer"]:
+        differs.append("its tokenizer differs")
+    if differs:
+        raise UserError(
+            f"this is not the base model that {source} was trained on ({differs[0]}): give the --model_size or "
+            "--model_path that it was trained with"
+        )
+
+
+def _difference(source, what, known, now):
+    """What differs of an input, in words, or None."""
+    if isinstance(known, dict) and isinstance(now, dict):
+        if known.get("sha256") == now.get("sha256"):
+            return None
+        then, here = (f"{data.get('rows')} rows, SHA-256 {str(data.get('sha256'))[:8]}" for data in (known, now))
+        return (
+            f"{now.get('file')} is not what {source} was trained with ({what}: {here}; there {then}): "
+            "give the data of that run, or begin a new run"
+        )
+    if known == now:
+        return None
+    return f"{source} was trained with {what} = {known}, not {now}: run it as it was begun, or begin a new run"
 
 
 def _optimizer_tensors(model, optimizer):
@@ -202,49 +415,7 @@ def _optimizer_tensors(model, optimizer):
     }
 
 
-def _complete(folder):
-    """The folder, or the previous one where a stop fell between the two renames of `_write_folder`."""
-    old = folder.with_name(f"{folder.name}.old")
-    return old if old.is_dir() and not folder.is_dir() else folder
-
-
-def _write_folder(folder, tensors, records):
-    new, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
-    with _user_errors(folder):
-        if old.is_dir() and not folder.is_dir():
-            os.rename(old, folder)
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        new.mkdir(parents=True)
-        for name, named_tensors in tensors.items():
-            save_file({key: t.detach().cpu().contiguous() for key, t in named_tensors.items()}, new / name)
-        for name, record in records.items():
-            (new / name).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        if folder.is_dir():
-            os.rename(folder, old)
-        os.rename(new, folder)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _read_tensors(path):
-    with _user_errors(path):
-        return load_file(path)
-
-
-def _read_json(path):
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path.parent} is no run folder: it has no {path.name}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}): train the run again") from error
-
-
-@contextlib.contextmanager
-def _user_errors(path):
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read or write {path} ({error}): check the disk's room and your permissions") from error
+def _check_finite(tensors):
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise Diverged(f"{name} is not finite any more: it is not kept; go on with --resume and a lower --lr")
