@@ -184,7 +184,7 @@ def load_trained(model, run, accelerator):
     best = run.load_best(model)
     model.to(accelerator.device).eval()
     trained, total = count_parameters(model)
-    size = f"{run.size() / 2**20:.1f} MiB" if run.size() >= 2**20 else f"{run.size() / 2**10:.0f} KiB"
+    size = f"{run.bytes / 2**20:.1f} MiB" if run.bytes >= 2**20 else f"{run.bytes / 2**10:.0f} KiB"
     return {
         "run": f"{run.folder} ({size} of trained weights)",
         "trained parameters": f"{trained:,} of {total:,} ({100 * trained / total:.2f} %)",

@@ -10,7 +10,6 @@ Only tensors that are trained are kept. Tensors are safetensors, everything else
 last/ outlive stops and damage: training/storage.py. A folder has one writer at a time: it holds a lock.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -28,7 +27,7 @@ from cli.script import on_stop, say
 from config import TuningSettings
 from errors import Diverged, UserError, check
 from files import read_json, write_json
-from training.storage import find_folder, read_tensors, sha256_of_record, user_errors, write_folder
+from training.storage import find_folder, put_back, read_tensors, sha256_of_record, user_errors, write_folder
 from tuning.register import default_learning_rate
 from tuning.state import load_tuning, trainable_state_dict
 
@@ -66,7 +65,8 @@ class Run:
     """folder: where it is kept. resumed: it was there already. claims: a new folder, which gets a free name if need be.
 
     predicting: nothing is trained; then what the script writes into the folder has names of its own. total_steps: the
-    optimizer steps of the whole run as it was begun, which the learning rate follows.
+    optimizer steps of the whole run as it was begun, which the learning rate follows. bytes: of the best epoch's
+    weights, once they are loaded.
     """
 
     folder: Path
@@ -74,6 +74,7 @@ class Run:
     claims: bool = False
     predicting: bool = False
     total_steps: int = 0
+    bytes: int = 0
     metrics: "Metrics | None" = None  # in the main process
     lock: filelock.FileLock = field(default=None, repr=False)
 
@@ -145,12 +146,10 @@ class Run:
 
     def close(self):
         """Let go of the folder."""
-        if self.lock is not None:
-            for name in (".lock.json", ".lock"):
-                with contextlib.suppress(OSError):
-                    (self.folder / name).unlink()
-            self.lock.release()
-            self.lock = None
+        if self.lock is not None and self.lock.is_locked:
+            (self.folder / ".lock.json").unlink(missing_ok=True)
+            self.lock.release()  # the file .lock stays: to remove it would let two others lock two different files
+        self.lock = None
 
     def _write_record(self, record):
         record = {key: value for key, value in record.items() if key != "sha256"}
@@ -216,6 +215,8 @@ class Run:
 
         A new run, or one that was stopped before anything was kept, starts at 0.
         """
+        for name in ("last", "best") if self.metrics is not None else ():
+            put_back(self.folder / name)
         folder = find_folder(self.folder / "last") if self.resumed else None
         if folder is None:
             if self.resumed:
@@ -259,6 +260,7 @@ class Run:
         tensors = read_tensors(folder / "model.safetensors")
         _check_finite(tensors)
         load_tuning(model, tensors, self.folder)
+        self.bytes = (folder / "model.safetensors").stat().st_size
         return read_json(folder / "score.json", {"epoch": int, "score": float})
 
     def output(self, name):
@@ -268,10 +270,6 @@ class Run:
     def report(self, record):
         """Keep what the script has printed at its end, for whoever compares runs."""
         write_json(self.output("report.json"), record)
-
-    def size(self):
-        """Bytes of the weights that prediction needs."""
-        return (self.folder / "best" / "model.safetensors").stat().st_size
 
 
 class Metrics:

@@ -28,7 +28,7 @@ def write_folder(folder, tensors, records):
     """Replace a folder by one with these files: {name.safetensors: {key: tensor}}, {name.json: dict}. UserError."""
     new, old = (folder.with_name(f"{folder.name}.{kind}") for kind in ("new", "old"))
     with user_errors(folder):
-        _put_back(folder, new, old)
+        put_back(folder)
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         for name, named_tensors in tensors.items():
@@ -45,10 +45,11 @@ def write_folder(folder, tensors, records):
         sync_folder(folder.parent)
 
 
-def _put_back(folder, new, old):
-    """After a stop between the two renames: the newest whole folder gets its name again."""
+def put_back(folder):
+    """After a stop between the two renames: the newest whole folder gets its name again. For its one writer."""
     if not folder.is_dir():
-        for other in (new, old):
+        for kind in (".new", ".old"):
+            other = folder.with_name(folder.name + kind)
             if other.is_dir() and not damage_of(other):
                 os.rename(other, folder)
                 return
