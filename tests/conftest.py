@@ -5,16 +5,34 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the suite may reach out
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on a loaded machine threads wait for one another; of processes, too
 
 import pytest
 import torch
 import transformers
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from tokenizers import pre_tokenizers
 
+import training.assembly
+from datasets import load_tokenizer
+from datasets.corpus import Corpus, prepare_corpus
+from decoding.template import Lexicon, load_tagger
 from models.gpt2 import GPT2Model
+from tests.helpers import CONTEXT, LINES, MINI, VOCAB, WORDS, prose
+from tests.inputs import write_pairs, write_sonnets
+from tests.tiny import forget_accelerate_state, make_hugging_face_gpt2
 
+torch.set_num_threads(1)
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--auto", choices=("fp32", "bf16"), help="what --precision auto takes, whatever the processor has")
+
+
+@pytest.fixture(autouse=True)
+def _forced_precision(request, monkeypatch):
+    if wanted := request.config.getoption("--auto"):
+        monkeypatch.setattr(training.assembly, "has_native_bf16", lambda device: wanted == "bf16")
 
 
 @pytest.fixture(autouse=True)
@@ -44,19 +62,6 @@ def tokenizer_folder(tmp_path_factory):
     return folder
 
 
-def make_hugging_face_gpt2(**changes):
-    """A tiny GPT2LMHeadModel with weights large enough that an error in any of them shows."""
-    shape = {"vocab_size": 8600, "n_positions": 256, "n_embd": 32, "n_layer": 3, "n_head": 4, "eos_token_id": 8599}
-    config = transformers.GPT2Config(**shape | {"initializer_range": 0.2, "bos_token_id": 8599} | changes)
-    torch.manual_seed(0)
-    model = transformers.GPT2LMHeadModel(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():  # biases and norms start at 0 and 1: an error would not show
-            if parameter.dim() == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
 @pytest.fixture(scope="session")
 def hugging_face_gpt2():
     return make_hugging_face_gpt2()
@@ -78,13 +83,6 @@ def gpt2(model_folder):
     return GPT2Model.from_pretrained(str(model_folder)).eval()
 
 
-def forget_accelerate_state():
-    """accelerate keeps process-wide state, and refuses a second precision."""
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    PartialState._reset_state()
-
-
 @pytest.fixture(autouse=True)
 def _fresh_accelerate_state():
     yield
@@ -94,3 +92,138 @@ def _fresh_accelerate_state():
 def pytest_configure(config):
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def mini_tokenizer():
+    return load_tokenizer(MINI)
+
+
+@pytest.fixture(scope="module")
+def random_model():
+    """A random model with the mini model's vocabulary."""
+    theirs = make_hugging_face_gpt2(vocab_size=8960, eos_token_id=8959, bos_token_id=8959)
+    return theirs
+
+
+@pytest.fixture(scope="module")
+def writer_model(random_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("writer")
+    random_model.save_pretrained(folder)
+    return GPT2Model.from_pretrained(str(folder)).eval()
+
+
+@pytest.fixture(scope="module")
+def lexicon():
+    pytest.importorskip("textblob")
+    return Lexicon(["\n".join(LINES)], *load_tagger())
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folder):
+    """One token a byte, but for "no", "ye" and "yes": lengths can be counted by hand."""
+    return load_tokenizer(tokenizer_folder)
+
+
+@pytest.fixture
+def fresh(model_folder):
+    return lambda: GPT2Model.from_pretrained(str(model_folder)).eval()
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "sub").mkdir()
+    for index, name in enumerate(("a.txt", "b.txt", "sub/c.txt")):
+        (folder / name).write_text(prose(index, 3000 if index == 1 else 9000), encoding="utf-8")
+    (folder / "notes.md").write_text("not part of it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokens_folder(tmp_path_factory, corpus_folder):
+    folder = tmp_path_factory.mktemp("prepared") / "corpus"
+    prepare_corpus(Corpus(corpus_folder, ["b.txt"]), folder, VOCAB, CONTEXT)
+    return folder
+
+
+@pytest.fixture
+def sonnet_flags(model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_sonnets(tmp_path / "train.txt", range(1, 13))
+    write_sonnets(tmp_path / "prompts.txt", range(20, 23), lines=3)
+    write_sonnets(tmp_path / "gold.txt", range(30, 34))
+    return (
+        f"--model_path {model_folder} --sonnet_path train.txt --held_out_sonnet_path prompts.txt --epochs 2 --lr 1e-3 "
+        "--gold_sonnet_path gold.txt --max_new_tokens 40 --score_seeds 2 --sonnet_out out/sonnets.txt"
+    ).split()
+
+
+@pytest.fixture
+def pair_flags(model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_pairs(tmp_path / "train.csv", 32)
+    write_pairs(tmp_path / "dev.csv", 10)
+    write_pairs(tmp_path / "test.csv", 7, labelled=False)
+    return (
+        f"--model_path {model_folder} --para_train train.csv --para_dev dev.csv --para_test test.csv --epochs 2 "
+        "--lr 1e-3 --para_dev_out out/dev.csv --para_test_out out/test.csv"
+    ).split()
+
+
+@pytest.fixture(scope="module")
+def tiny_wordnet(tmp_path_factory):
+    """WordNet's file format (wndb(5WN)) with two synsets: car, auto, motor_vehicle; one, eye."""
+    folder = tmp_path_factory.mktemp("wordnet")
+    for kind in ("noun", "verb", "adj", "adv"):
+        (folder / f"{kind}.exc").write_text("")
+        (folder / f"data.{kind}").write_text("")
+        (folder / f"index.{kind}").write_text("")
+    data, index = "", ""
+    for words in (["car", "auto", "motor_vehicle"], ["one", "eye"]):
+        offset = f"{len(data):08d}"
+        data += f"{offset} 03 n {len(words):02x} " + " ".join(f"{word} 0" for word in words) + " 000 | a gloss  \n"
+        index += "".join(f"{word} n 1 0 1 0 {offset}  \n" for word in words)
+    (folder / "data.noun").write_text(data)
+    (folder / "index.noun").write_text("\n".join(sorted(index.splitlines())) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def marian_folders(tmp_path_factory):
+    """Two tiny random Marian models, saved as the real ones are."""
+    sentencepiece, transformers = pytest.importorskip("sentencepiece"), pytest.importorskip("transformers")
+    import torch
+
+    folders = []
+    for seed in (1, 2):
+        folder = tmp_path_factory.mktemp(f"marian{seed}")
+        text = folder / "text.txt"
+        text.write_text("\n".join(f"is it {a} or {b} ? how do i see the {b}" for a in WORDS for b in WORDS))
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(text), model_prefix=str(folder / "source"), vocab_size=28, minloglevel=2
+        )
+        (folder / "source.model").rename(folder / "source.spm")
+        (folder / "target.spm").write_bytes((folder / "source.spm").read_bytes())
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "source.spm"))
+        pieces = [processor.id_to_piece(i) for i in range(3, processor.get_piece_size())]
+        vocabulary = {piece: i for i, piece in enumerate(["</s>", "<unk>", *pieces, "<pad>"])}
+        (folder / "vocab.json").write_text(json.dumps(vocabulary))
+        (folder / "tokenizer_config.json").write_text('{"source_lang": "eng", "target_lang": "fra"}')
+        torch.manual_seed(seed)
+        pad = vocabulary["<pad>"]
+        config = transformers.MarianConfig(
+            vocab_size=len(vocabulary), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64, init_std=0.8,
+            pad_token_id=pad, decoder_start_token_id=pad, eos_token_id=0, forced_eos_token_id=0,
+        )  # fmt: skip
+        model = transformers.MarianMTModel(config)
+        model.generation_config.max_length = 20
+        model.save_pretrained(folder)
+        folders.append(folder)
+    return folders
+
+
+@pytest.fixture
+def short_translations(monkeypatch):
+    monkeypatch.setattr("datasets.back_translation.LONGEST", 12)

@@ -5,13 +5,12 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import make_hugging_face_gpt2
 
 from config import DecodingSettings
 from errors import UserError
 from models.gpt2 import GPT2Model
-from tests.test_decoding import some_prompts
-from tests.writing import search, write
+from tests.tiny import make_hugging_face_gpt2
+from tests.writing import search, some_prompts, write
 
 END = 8599
 

@@ -1,6 +1,7 @@
 """The structure itself: imports point down and in no circle, core parts know no method, a method is one line."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -112,6 +113,17 @@ def test_help_needs_the_lowest_floors_alone():
             (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0] for node in nodes
         }
         assert roots <= set(sys.stdlib_module_names) | {"config", "cli", "errors"}, name
+
+
+def words(source):
+    """What a file talks of, but for the words that are slots or have a meaning of their own."""
+    return set(re.findall(r"[a-z0-9_]+", source)) - {"prompt", "adapter"}
+
+
+def test_core_files_know_no_tuning_method():
+    for name in ("modules/attention.py", "modules/gpt2_layer.py", "modules/kv_cache.py", "models/gpt2.py"):
+        source = (Path(__file__).parents[1] / name).read_text(encoding="utf-8").lower()
+        assert not [method for method in (*TUNING_METHODS, "bottleneck") if method in words(source)], name
 
 
 def test_no_path_of_where_it_was_made():

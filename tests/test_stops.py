@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_scripts import sonnet_flags, without  # noqa: F401 (a fixture)
+from tests.inputs import without
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
@@ -33,7 +33,7 @@ def wait_for(path, lines, process):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
-def test_a_stopped_script_goes_on_to_the_same_result(sonnet_flags, tmp_path, number, code):  # noqa: F811
+def test_a_stopped_script_goes_on_to_the_same_result(sonnet_flags, tmp_path, number, code):
     flags = [*without(sonnet_flags, "--epochs"), "--epochs", "30", "--score_seeds", "1"]
     process = start([*flags, "--run_dir", "parts"], tmp_path)
     wait_for(tmp_path / "parts/metrics.jsonl", 7, process)
@@ -56,7 +56,7 @@ def test_a_stopped_script_goes_on_to_the_same_result(sonnet_flags, tmp_path, num
         assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
 
 
-def test_a_stop_while_importing_is_one_line(sonnet_flags, tmp_path):  # noqa: F811
+def test_a_stop_while_importing_is_one_line(sonnet_flags, tmp_path):
     process = start(sonnet_flags, tmp_path)
     time.sleep(0.4)
     process.send_signal(signal.SIGINT)
@@ -66,7 +66,7 @@ def test_a_stop_while_importing_is_one_line(sonnet_flags, tmp_path):  # noqa: F8
 
 
 @pytest.mark.slow
-def test_output_that_nobody_reads_any_more_stops_no_training(sonnet_flags, tmp_path):  # noqa: F811
+def test_output_that_nobody_reads_any_more_stops_no_training(sonnet_flags, tmp_path):
     process = start([*sonnet_flags, "--run_dir", "run"], tmp_path)
     process.stdout.close()  # as `| head -0` does
     assert process.wait(120) == 0, process.stderr.read()
@@ -75,7 +75,7 @@ def test_output_that_nobody_reads_any_more_stops_no_training(sonnet_flags, tmp_p
 
 
 @pytest.mark.slow
-def test_a_console_that_cannot_show_a_letter_stops_nothing(sonnet_flags, tmp_path):  # noqa: F811
+def test_a_console_that_cannot_show_a_letter_stops_nothing(sonnet_flags, tmp_path):
     text = (tmp_path / "prompts.txt").read_text(encoding="utf-8").replace("hen", "소네트")
     (tmp_path / "prompts.txt").write_text(text, encoding="utf-8")
     command = [sys.executable, ROOT / "sonnet_generation.py", *sonnet_flags, "--lora", "--run_dir", "run"]

@@ -1,40 +1,20 @@
-"""From prompts to sonnets: choosing among samples, every decoder from the shell, the same text at any batch size."""
+"""From prompts to sonnets: every decoder, the same text at any batch size, flags from the shell."""
 
 import json
 
 import pytest
-import torch
 
 import sonnet_generation
 from config import DecodingSettings
 from datasets import load_sonnets, load_tokenizer
 from datasets.sonnets import lines_of
-from decoding.reranking import mean_chrf_against_others, mean_log_probabilities
 from decoding.template import Lexicon, load_tagger
 from decoding.writer import SonnetWriter, lines_to_write
 from errors import UserError
 from evaluation import chrf
-from tests.test_decoding import some_prompts
-from tests.test_scripts import check_sonnet_file, run, sonnet, sonnet_flags, without  # noqa: F401 (a fixture)
+from tests.inputs import check_sonnet_file, run, sonnet, without
 
 PROMPTS = [sonnet(number, lines=3) for number in range(5)]
-
-
-@torch.no_grad()
-def test_mean_log_probabilities_are_those_of_transformers(gpt2, hugging_face_gpt2):
-    prompts, new_ids = some_prompts(4), [[5, 6, 7], [9], [], [8, 8, 8, 8]]
-    found = mean_log_probabilities(gpt2, prompts, new_ids)
-    for prompt, ids, mean in zip(prompts, new_ids, found, strict=True):
-        logits = hugging_face_gpt2(torch.tensor([prompt + ids])).logits[0, :-1].log_softmax(-1)
-        terms = [logits[len(prompt) - 1 + place, token].item() for place, token in enumerate(ids)]
-        assert mean == pytest.approx(sum(terms) / max(1, len(terms)), abs=1e-4)
-
-
-def test_mean_chrf_against_others_by_hand():
-    texts = ["the sun is warm", "the sun was warm", "no moon", "no moon"]
-    expected = [sum(chrf([a], [b]) for j, b in enumerate(texts) if j != i) / 3 for i, a in enumerate(texts)]
-    assert mean_chrf_against_others(texts) == pytest.approx(expected)
-    assert mean_chrf_against_others(["alone"]) == [0]
 
 
 def writer(gpt2, folder, batch_size=32, **settings):
@@ -99,7 +79,7 @@ def test_lines_to_write():
 
 
 @pytest.mark.parametrize("form", ["sample --form sonnet --num_samples 2", "greedy --form sonnet", "beam --form sonnet"])
-def test_forms_from_the_shell(sonnet_flags, tmp_path, capsys, form):  # noqa: F811
+def test_forms_from_the_shell(sonnet_flags, tmp_path, capsys, form):
     pytest.importorskip("pronouncing")
     flags = [*without(sonnet_flags, "--max_new_tokens", "--epochs"), "--epochs", "1", "--run_dir", "run"]
     run(sonnet_generation, [*flags, "--decode", *form.split()])
@@ -113,7 +93,7 @@ def test_forms_from_the_shell(sonnet_flags, tmp_path, capsys, form):  # noqa: F8
         assert {row["prompt"] for row in rows} == {0, 1, 2} and all(row["score"] <= 0 for row in rows)
 
 
-def test_templates_from_the_shell(sonnet_flags, tmp_path, capsys):  # noqa: F811
+def test_templates_from_the_shell(sonnet_flags, tmp_path, capsys):
     pytest.importorskip("textblob")
     flags = [*without(sonnet_flags, "--max_new_tokens", "--epochs"), "--epochs", "1", "--run_dir", "run"]
     run(sonnet_generation, [*flags, "--decode", "template", "--template_tags", "word"])
@@ -127,7 +107,7 @@ def test_templates_from_the_shell(sonnet_flags, tmp_path, capsys):  # noqa: F811
     assert len(lines) == 33 and all(line.endswith("!") and len(line.split()) == 2 for line in lines)
 
 
-def test_a_missing_package_is_said_before_training(sonnet_flags, monkeypatch, capsys):  # noqa: F811
+def test_a_missing_package_is_said_before_training(sonnet_flags, monkeypatch, capsys):
     monkeypatch.setitem(__import__("sys").modules, "textblob.en", None)
     with pytest.raises(UserError, match=r"textblob: pip install -r requirements-extra\.txt"):
         run(sonnet_generation, [*sonnet_flags, "--decode", "template"])
@@ -150,19 +130,19 @@ def test_a_missing_package_is_said_before_training(sonnet_flags, monkeypatch, ca
         ("--decode template --templates missing.txt", "missing.txt"),
     ],
 )
-def test_flags_that_cannot_be_meant(sonnet_flags, flags, message):  # noqa: F811
+def test_flags_that_cannot_be_meant(sonnet_flags, flags, message):
     pytest.importorskip("textblob")
     with pytest.raises(UserError, match=message):
         run(sonnet_generation, [*sonnet_flags, *flags.split()])
 
 
-def test_a_resumed_run_may_be_decoded_otherwise(sonnet_flags, tmp_path):  # noqa: F811
+def test_a_resumed_run_may_be_decoded_otherwise(sonnet_flags, tmp_path):
     run(sonnet_generation, [*without(sonnet_flags, "--epochs"), "--epochs", "1", "--run_dir", "run"])
     run(sonnet_generation, ["--resume", "--run_dir", "run", "--epochs", "2", "--decode", "beam", "--beams", "2"])
     assert len((tmp_path / "run/candidates.jsonl").read_text(encoding="utf-8").splitlines()) == 6
 
 
-def test_a_saved_number_of_samples_is_for_sampling_only(sonnet_flags, tmp_path, capsys):  # noqa: F811
+def test_a_saved_number_of_samples_is_for_sampling_only(sonnet_flags, tmp_path, capsys):
     run(sonnet_generation, [*sonnet_flags, "--num_samples", "3", "--run_dir", "run"])
     (tmp_path / "run/candidates.jsonl").unlink()
     capsys.readouterr()

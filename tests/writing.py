@@ -1,5 +1,7 @@
 """Short ways to call the decoders, for tests."""
 
+import torch
+
 from decoding import Rules, beam_search, generate, row_streams
 
 
@@ -12,3 +14,9 @@ def write(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, constrai
 def search(gpt2, prompts, settings, end_of_text=None, stop=None, constraint=None):
     """`beam_search` likewise."""
     return beam_search(gpt2, prompts, Rules(settings, end_of_text, stop, constraint))
+
+
+def some_prompts(number, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 15, (number,), generator=random).tolist()
+    return [torch.randint(0, 8599, (length,), generator=random).tolist() for length in lengths]

@@ -1,4 +1,4 @@
-"""The training loop against plain loops, its arithmetic, and exact resume."""
+"""The training loop against plain loops in torch, transformers and peft; its arithmetic."""
 
 import json
 import math
@@ -12,8 +12,8 @@ from config import LoRASettings, SonnetSettings, TrainingSettings
 from datasets import LengthGroupedBatches
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT
-from tests.conftest import forget_accelerate_state, make_hugging_face_gpt2
-from tests.test_methods import PeftHost
+from tests.peft_hosts import PeftHost
+from tests.tiny import forget_accelerate_state, make_hugging_face_gpt2
 from training.assembly import load_trained, make_accelerator
 from training.loop import TrainingLoop, learning_rate_factor, total_steps
 from training.runs import Run

@@ -1,4 +1,4 @@
-"""Round trips with peft on Hugging Face GPT-2: our exports give peft our logits, its folders give us its logits."""
+"""Tuned tensors in peft's folders against peft's own logits, there and back."""
 
 import copy
 
@@ -25,7 +25,11 @@ from tuning.portable import from_peft, prompt_tensors, to_peft
 from tuning.state import load_tuning, trainable_state_dict
 
 ALL = ",".join(LINEAR_NAMES)
+
+
 IDS = torch.arange(40).view(2, 20) * 31 % 8600
+
+
 METHODS = {
     "lora": {"lora": LoRASettings(lora_rank=3, lora_alpha=7, lora_targets=ALL)},
     "lora on query and value": {"lora": LoRASettings(lora_rank=3, lora_alpha=7, lora_targets="query,value")},

@@ -14,7 +14,7 @@ from datasets import LengthGroupedBatches
 from errors import Diverged, UserError
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT, language_model_loss
-from tests.conftest import forget_accelerate_state
+from tests.tiny import forget_accelerate_state
 from training.assembly import load_trained, make_accelerator
 from training.loop import TrainingLoop, learning_rate_factor, total_steps
 from training.runs import Run, content_hash, fingerprint

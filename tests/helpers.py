@@ -1,0 +1,72 @@
+"""Small things that the tests of several files share."""
+
+import dataclasses
+import random
+
+import torch
+
+from config import (
+    ParaphraseSettings,
+    PoolingSettings,
+    SonnetSettings,
+)
+
+BOTH = (SonnetSettings, ParaphraseSettings)
+
+
+def flat(settings):
+    """{flag: value}, and proof that no flag is in two groups."""
+    values = [item for group in dataclasses.asdict(settings).values() for item in group.items()]
+    assert len(dict(values)) == len(values)
+    return dict(values)
+
+
+MINI = "data/gpt2-mini"
+
+
+LINES = [
+    "The reservoir drew down. The steeple tip",
+    "And people drove from miles around, to slip",
+    "My mistress' eyes are nothing like the sun;",
+    'I said, "The night\'s long theft is sweet to see!"',
+]
+
+
+PROMPT_END = '"? Answer "yes" or "no": '
+
+
+def prompt_of(first, second):
+    """The contract's template, typed again."""
+    return 'Is "' + first + '" a paraphrase of "' + second + PROMPT_END
+
+
+def hugging_face_logits(model, input_ids, attention_mask=None):
+    positions = None if attention_mask is None else (attention_mask.cumsum(1) - 1).clamp(min=0)
+    with torch.no_grad():
+        return model(input_ids, attention_mask=attention_mask, position_ids=positions).logits
+
+
+def assert_close(ours, theirs, tolerance):
+    torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
+VOCAB, CONTEXT = 8600, 16
+
+
+def prose(seed, words=9000):
+    """Made-up text with enough different words for a vocabulary of 8,600, and none of them "yes"."""
+    draw = random.Random(seed)
+    syllables = [a + b for a in "bcdfghklmnprstvw" for b in ("a", "e", "i", "o", "u", "an", "er", "ol")]
+    lexicon = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(5000)] + ["no"]
+    text = ""
+    while words:
+        line = draw.choices(lexicon, k=min(words, draw.randint(3, 9)))
+        words -= len(line)
+        text += " ".join(line).capitalize() + draw.choice([",\n", ".\n", "\n\n", "?  \n \n", "\n\n\n\t"])
+    return text
+
+
+GENERALIZED = PoolingSettings(pooling="generalized", pooling_heads=3, pooling_hidden=4)
+
+
+WORDS = ["yes", "no", "eye", "one", "noon", "yonder", "hen", "bee"]

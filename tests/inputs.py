@@ -1,0 +1,62 @@
+"""Inputs of the task scripts for tests: files, flags, and checks of what comes out."""
+
+import re
+from pathlib import Path
+
+import paraphrase_detection
+import sonnet_generation
+from cli.flags import parse_flags
+from config import ParaphraseSettings, SonnetSettings
+from tests.tiny import forget_accelerate_state
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+WORDS = ["yes", "no", "eye", "one", "noon", "yonder", "hen", "bee"]
+
+
+def sonnet(number, lines=14):
+    return "\n".join(" ".join(WORDS[(number * 3 + line + k) % 8] for k in range(3)) + "," for line in range(lines))
+
+
+def write_sonnets(path, numbers, lines=14):
+    blocks = "".join(f"\n\n{number}\n\n{sonnet(number, lines)}\n" for number in numbers)
+    path.write_text("A header\n" + blocks, encoding="utf-8")
+
+
+def write_pairs(path, number, labelled=True):
+    lines = ["\tid\tsentence1\tsentence2" + ("\tis_duplicate" if labelled else "")]
+    for row in range(number):
+        same = row % 2
+        first, second = f"is it {WORDS[row % 8]} ?", f"is it {WORDS[(row if same else row + 3) % 8]} ?"
+        lines.append(f"{row}\tid{row}\t{first}\t{second}" + (f"\t{float(same)}" if labelled else ""))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def without(flags, *names):
+    """The flags less these and their values."""
+    pairs = [flags[i : i + 2] for i in range(0, len(flags), 2)]
+    return [part for pair in pairs if pair[0] not in names for part in pair]
+
+
+def run(script, flags):
+    settings = {sonnet_generation: SonnetSettings, paraphrase_detection: ParaphraseSettings}[script]
+    forget_accelerate_state()
+    script.main(*parse_flags(settings, flags))
+
+
+def check_sonnet_file(path, prompts):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("--Generated Sonnets-- \n\n\n0\n")
+    blocks = re.split(r"\n\d+\n", text)[1:]
+    assert len(blocks) == len(prompts)
+    for block, prompt in zip(blocks, prompts, strict=True):
+        assert block.endswith("\n\n") and block.startswith(prompt + "\n")
+        assert 3 <= len(block.strip().splitlines()) <= 14
+
+
+def check_prediction_file(path, ids):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "id \t Predicted_Is_Paraphrase "
+    assert [line.split(", ")[0] for line in lines[1:]] == ids
+    assert {line.split(", ")[1] for line in lines[1:]} <= {"3919 ", "8505 "}

@@ -1,0 +1,141 @@
+"""A corpus as tokens on disk: tokenizer, documents, windows against loops."""
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import transformers
+
+from config import END_OF_TEXT
+from datasets.corpus import Corpus, PackedBatches, TokenFile, held_out_batches, prepare_corpus
+from datasets.tokenizer import load_tokenizer, train_tokenizer
+from errors import UserError
+from tests.helpers import CONTEXT, VOCAB, prose
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tokens_folder):
+    return load_tokenizer(tokens_folder)
+
+
+def test_answers_and_end_of_text_have_gpt2s_places(tokenizer):
+    assert tokenizer.get_vocab_size() == VOCAB
+    assert sorted(tokenizer.get_vocab().values()) == list(range(VOCAB))
+    assert tokenizer.encode("no").ids == [3919] and tokenizer.encode("yes").ids == [8505]
+    assert tokenizer.encode(END_OF_TEXT).ids == [VOCAB - 1] == [tokenizer.token_to_id(END_OF_TEXT)]
+
+
+def test_any_text_comes_back_exactly(tokenizer):
+    draw = random.Random(0)
+    points = [p for p in range(0x110000) if not 0xD800 <= p < 0xE000]  # every code point but the surrogates
+    texts = ["".join(map(chr, draw.choices(points, k=200))) for _ in range(50)]
+    texts += ["", " ", "\r\n\t\x00 \u200d\ufeff", "naïve café 日本語 🙂🏽  don't", prose(9, 300)]
+    for text in texts:
+        assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_transformers_reads_the_saved_tokenizer_alike(tokenizer, tokens_folder, tmp_path):
+    for files in (("tokenizer.json",), ("vocab.json", "merges.txt")):  # either form alone
+        folder = tmp_path / files[0]
+        folder.mkdir()
+        for name in (*files, "tokenizer_config.json"):
+            shutil.copy(tokens_folder / name, folder)
+        theirs = transformers.GPT2Tokenizer.from_pretrained(folder)
+        text = prose(3, 200) + " yes, no? 日本 " + END_OF_TEXT
+        assert theirs(text)["input_ids"] == tokenizer.encode(text).ids == load_tokenizer(folder).encode(text).ids
+        assert theirs.decode(theirs(text)["input_ids"]) == text
+        assert theirs.eos_token == END_OF_TEXT
+
+
+def test_the_same_text_gives_the_same_tokenizer(tokenizer, corpus_folder):
+    again = train_tokenizer((text for _, text in Corpus(corpus_folder, ["b.txt"]).documents("train")), VOCAB)
+    assert again.to_str() == tokenizer.to_str()
+
+
+def test_learned_merges_are_kept_but_for_the_answers(corpus_folder, tokenizer, tmp_path):
+    """Only as many of the last merges give way as "no" and "yes" need; the others are those of an ordinary BPE."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    plain = Tokenizer(models.BPE())
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=VOCAB - 1, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    plain.train_from_iterator((text for _, text in Corpus(corpus_folder, ["b.txt"]).documents("train")), trainer)
+    theirs = json.loads(plain.to_str())["model"]["merges"]
+    ours = json.loads(tokenizer.to_str())["model"]["merges"]
+    added = [merge for merge in ours if merge not in theirs]
+    assert len(ours) == len(theirs) and 1 <= len(added) <= 3 and "".join(added[-1]) == "yes"
+    assert ours[: -len(added)] == theirs[: -len(added)]
+
+
+def test_too_little_text_for_the_vocabulary():
+    with pytest.raises(UserError, match="corpus is too small: it gives"):
+        train_tokenizer(["a few words, no more than that"], VOCAB)
+
+
+def test_the_files_hold_every_document_and_its_end(corpus_folder, tokens_folder, tokenizer, monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.corpus._PIECE", 500)  # cut into many pieces: the tokens must not change
+    for folder in (tokens_folder, tmp_path / "small_pieces"):
+        if folder != tokens_folder:
+            prepare_corpus(Corpus(corpus_folder, ["b.txt"]), folder, VOCAB, CONTEXT)
+        read = TokenFile(folder)
+        wanted = []
+        for name in ("a.txt", "sub/c.txt"):
+            text = (corpus_folder / name).read_text(encoding="utf-8")
+            wanted += [*tokenizer.encode(text).ids, VOCAB - 1]
+        assert read.train.dtype == np.uint16 and read.train.tolist() == wanted
+        assert list(read.held_out) == ["b.txt"]
+        held_out = (corpus_folder / "b.txt").read_text(encoding="utf-8")
+        assert read.held_out["b.txt"].tolist() == [*tokenizer.encode(held_out).ids, VOCAB - 1]
+        assert read.record["held_out"][0]["bytes"] == len(held_out.encode())
+
+
+def test_by_default_the_last_hundredth_of_every_file_is_held_out(corpus_folder):
+    corpus = Corpus(corpus_folder)
+    parts = {part: dict(corpus.documents(part)) for part in ("train", "held_out")}
+    assert list(parts["train"]) == list(parts["held_out"]) == ["a.txt", "b.txt", "sub/c.txt"]
+    for name, text in parts["held_out"].items():
+        assert parts["train"][name] + text == (corpus_folder / name).read_text(encoding="utf-8")
+        assert 0.01 <= len(text) / len(parts["train"][name]) < 0.02
+
+
+def test_every_pass_takes_every_window_once_and_starts_elsewhere():
+    tokens = np.arange(1000, dtype=np.uint16)
+    batches = PackedBatches(tokens, 16, batch_size=4, batches=5, seed=1)
+    windows = len(tokens) // 16 - 1
+    rows = [row.tolist() for number in (1, 2, 3, 4, 5, 6, 7) for b in batches.epoch(number) for row in b["token_ids"]]
+    assert all(row == list(range(row[0], row[0] + 16)) for row in rows)
+    first, second = rows[:windows], rows[windows : 2 * windows]
+    for part in (first, second):
+        starts = sorted(row[0] for row in part)
+        assert starts == list(range(starts[0], starts[0] + 16 * windows, 16)) and starts[0] < 16
+    assert [row[0] for row in first] != sorted(row[0] for row in first)
+    assert min(first)[0] != min(second)[0] and first != second
+
+
+def test_windows_depend_on_seed_and_place_alone():
+    tokens = np.arange(1000, dtype=np.uint16)
+
+    def rows(number, **changes):
+        options = {"context": 16, "batch_size": 2, "batches": 6, "seed": 1} | changes
+        return [batch["token_ids"].tolist() for batch in PackedBatches(tokens, **options).epoch(number)]
+
+    assert rows(9) == rows(9) and rows(9) != rows(8) and rows(9) != rows(9, seed=2)
+    shares = [rows(2, batches=3, rank=rank, world=2) for rank in (0, 1)]
+    assert [batch for pair in zip(*shares, strict=True) for batch in pair] == rows(2)
+
+
+def test_a_corpus_shorter_than_two_windows():
+    with pytest.raises(UserError, match="add text"):
+        PackedBatches(np.zeros(40, dtype=np.uint16), 32, 2, 1)
+
+
+@pytest.mark.parametrize("length", [2, 3, 16, 17, 31, 32, 100])
+def test_held_out_windows_predict_every_token_but_the_first_once(length):
+    tokens = np.arange(length)
+    predicted = []
+    for batch in held_out_batches(tokens, 16, 2):
+        for row, mask in zip(batch["token_ids"], batch["attention_mask"], strict=True):
+            predicted += row[mask.bool()][1:].tolist()
+    assert predicted == list(range(1, length))

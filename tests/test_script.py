@@ -1,0 +1,53 @@
+"""How scripts end, and that --help needs nothing heavy."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.script import run_script
+from config import ParaphraseSettings, SonnetSettings
+from errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+SCRIPTS = {"sonnet_generation.py": SonnetSettings, "paraphrase_detection.py": ParaphraseSettings}
+
+
+def test_run_script_turns_user_errors_into_one_line_and_leaves_bugs_alone(capsys):
+    def fail(error):
+        raise error
+
+    assert run_script(lambda a, b: a + b, 1, 2) == 3
+    with pytest.raises(SystemExit) as stop:
+        run_script(fail, UserError("a message\n  in two lines"))
+    assert stop.value.code == 2 and capsys.readouterr() == ("", "error: a message in two lines\n")
+    with pytest.raises(SystemExit) as stop:
+        run_script(fail, KeyboardInterrupt())
+    assert stop.value.code == 130 and "--resume" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        run_script(fail, ZeroDivisionError())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_names_every_flag_and_imports_nothing_heavy(script):
+    """Python lists each imported module on stderr; that list, unlike a stopwatch, is the same on every machine."""
+    outcome = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / script, "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert outcome.returncode == 0
+    imported = {line.rsplit("|", 1)[1].strip() for line in outcome.stderr.splitlines() if "import time:" in line}
+    assert {"argparse", "config"} <= imported  # the list is there
+    heavy = {"torch", "numpy", "accelerate", "transformers", "tokenizers", "sacrebleu", "huggingface_hub", "datasets"}
+    assert not heavy & imported
+    settings_class = SCRIPTS[script]
+    assert " ".join(settings_class.__doc__.split()) in " ".join(outcome.stdout.split())
+    for group in dataclasses.fields(settings_class):
+        heading = f"\n{group.type.__doc__}:\n"
+        assert heading in outcome.stdout
+        section = outcome.stdout.split(heading)[1].split("\n\n")[0]
+        assert re.findall(r"^  --(\w+)", section, re.MULTILINE) == [s.name for s in dataclasses.fields(group.type)]
