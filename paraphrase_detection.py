@@ -29,15 +29,15 @@ from datasets.augmentation import augment, check_augmentation, describe, format_
 from evaluation import accuracy, answer_token, macro_f1, predict_paraphrase
 from files import check_writable, write_text
 from models.paraphrase_gpt import ParaphraseGPT
-from training.assembly import assemble, begin_run, load_trained, open_task, training_batches
-from training.loop import TrainingLoop, total_steps
+from training.assembly import assemble, load_trained, open_session
 from training.runs import content_hash
 
 TASK = "paraphrase_detection"
 
 
 def main(settings, given):
-    run, settings, accelerator = open_task(TASK, settings, given, "paraphrase")
+    session = open_session(TASK, settings, given, "paraphrase")
+    run, settings, accelerator = session.run, session.settings, session.accelerator
     data, predict_only = settings.data, settings.run.checkpoint
     for path in (data.para_dev_out, data.para_test_out):
         check_writable(path)
@@ -51,27 +51,12 @@ def main(settings, given):
     model, context = ParaphraseGPT(tuned.gpt2, settings.head, settings.pooling), tuned.gpt2.context
     dev = ParaphraseDetectionDataset(dev_rows, tuned.tokenizer, context)
     test = ParaphraseDetectionTestDataset(test_rows, tuned.tokenizer, context)
-    trained = {}
     if predict_only:
-        begin_run(run, TASK, settings, tuned.fingerprint, {}, 0, accelerator)
+        session.begin(tuned.fingerprint)
+        figures = load_trained(model, run, accelerator)
     else:
-        more_rows = augmented_rows(train_rows, settings, accelerator)
-        rows = train_rows + more_rows
-        if data.swap_questions:
-            rows = both_orders(rows)
-        dataset = ParaphraseDetectionDataset(rows, tuned.tokenizer, context)
-        batches = training_batches(dataset, settings.training, accelerator)
-        inputs = {
-            "training pairs": content_hash(rows, data.para_train),
-            "dev pairs": content_hash(dev_rows, data.para_dev),
-        }
-        steps = total_steps(batches, settings.training)
-        begin_run(run, TASK, settings, tuned.fingerprint, inputs, steps, accelerator)
-        if settings.augmentation.augment and accelerator.is_main_process:
-            write_text(run.folder / "augmented.csv", format_rows(more_rows))
-        loop = TrainingLoop(model, settings.training, run, accelerator, tuned.after_step)
-        trained = train(loop, batches, dev, settings.inference.eval_batch_size, tuned.loss(answer_loss))
-    figures = load_trained(model, run, accelerator) | trained
+        trained = begin_and_train(session, tuned, model, train_rows, dev, dev_rows)
+        figures = load_trained(model, run, accelerator) | trained
     if settings.inference.merge:
         tuned.merge()
     answers = {}
@@ -83,6 +68,30 @@ def main(settings, given):
         figures |= report(dev, answers[data.para_dev_out], data, answers[data.para_test_out])
         say("\n" + format_table(figures, "Paraphrase detection"), end="")
         run.report({"figures": figures})
+
+
+def begin_and_train(session, tuned, model, train_rows, dev, dev_rows):
+    """Make the training rows, begin the run, train. Returns the loop's figures."""
+    settings, accelerator = session.settings, session.accelerator
+    more_rows = augmented_rows(train_rows, settings, accelerator)
+    rows = train_rows + more_rows
+    if settings.data.swap_questions:
+        rows = both_orders(rows)
+    batches = session.batches(ParaphraseDetectionDataset(rows, tuned.tokenizer, tuned.gpt2.context))
+    inputs = {
+        "training pairs": content_hash(rows, settings.data.para_train),
+        "dev pairs": content_hash(dev_rows, settings.data.para_dev),
+    }
+    session.begin(tuned.fingerprint, inputs, batches)
+    if settings.augmentation.augment and accelerator.is_main_process:
+        write_text(session.run.folder / "augmented.csv", format_rows(more_rows))
+
+    def evaluate(model):
+        answers = predict(model, dev, settings.inference.eval_batch_size, accelerator, "dev")
+        figures = dev_figures(dev, answers)
+        return {"score": figures["dev accuracy"]} | figures
+
+    return session.loop(model, tuned.after_step).fit(batches, tuned.loss(answer_loss), evaluate)
 
 
 def augmented_rows(rows, settings, accelerator):
@@ -97,14 +106,6 @@ def augmented_rows(rows, settings, accelerator):
 def both_orders(rows):
     """The rows, and again with their questions swapped."""
     return rows + [(second, first, label, identifier) for first, second, label, identifier in rows]
-
-
-def train(loop, batches, dev, eval_batch_size, loss_fn):
-    def evaluate(model):
-        figures = dev_figures(dev, predict(model, dev, eval_batch_size, loop.accelerator, "dev"))
-        return {"score": figures["dev accuracy"]} | figures
-
-    return loop.fit(batches, loss_fn, evaluate)
 
 
 def answer_loss(model, batch):

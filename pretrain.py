@@ -32,8 +32,8 @@ from files import check_writable
 from formats.hugging_face import save_pretrained
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
-from training.assembly import begin_run, load_trained, open_task
-from training.loop import TrainingLoop, to_device, total_steps
+from training.assembly import load_trained, open_session
+from training.loop import to_device
 from training.randomness import seed_everything
 from training.runs import content_hash, fingerprint
 
@@ -43,7 +43,8 @@ MOST_LINES = 20  # held-out documents that each get a line in the report
 
 
 def main(settings, given):
-    run, settings, accelerator = open_task(TASK, settings, given, "pretrain")
+    session = open_session(TASK, settings, given, "pretrain")
+    run, settings, accelerator = session.run, session.settings, session.accelerator
     out = Path(settings.data.out or run.folder / "model")
     check_writable(out / "config.json")
     if accelerator.is_main_process and not (run.folder / "corpus").is_dir():
@@ -60,8 +61,7 @@ def main(settings, given):
     documents = [list(document.values()) for part in ("train", "held_out") for document in tokens.record[part]]
     inputs = {"corpus": content_hash(documents, settings.data.corpus)}
     base = fingerprint(gpt2, tokens.tokenizer) | {"weights": "random"}  # made anew, by other versions of torch perhaps
-    steps = total_steps(batches, settings.training)
-    begin_run(run, TASK, settings, base, inputs, steps, accelerator)
+    session.begin(base, inputs, batches)
     say(
         f"{sum(p.numel() for p in gpt2.parameters()):,} parameters, {len(tokens.train):,} training tokens, "
         f"{sum(map(len, tokens.held_out.values())):,} held out"
@@ -70,7 +70,7 @@ def main(settings, given):
         untrained = measure.sums(model.to(accelerator.device).eval())
     trained = {}
     if not settings.run.checkpoint:
-        trained = train(TrainingLoop(model, settings.training, run, accelerator), batches, measure)
+        trained = train(session.loop(model), batches, measure)
     figures = load_trained(model, run, accelerator) | trained
     if trained:
         figures["best epoch"] += f" of {settings.training.epochs}, of {settings.training.eval_every} steps each"

@@ -27,8 +27,8 @@ from errors import UserError, check
 from evaluation import mean_and_deviation, perplexity, score_sonnets, sonnet_floors
 from files import check_writable, write_text
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
-from training.assembly import assemble, begin_run, load_trained, open_task, training_batches
-from training.loop import TrainingLoop, to_device, total_steps
+from training.assembly import assemble, load_trained, open_session
+from training.loop import to_device
 from training.runs import content_hash
 
 TASK = "sonnet_generation"
@@ -36,7 +36,8 @@ KEPT_ASIDE = 0.1  # share of the training sonnets that stands in for a missing g
 
 
 def main(settings, given):
-    run, settings, accelerator = open_task(TASK, settings, given, "sonnet")
+    session = open_session(TASK, settings, given, "sonnet")
+    run, settings, accelerator = session.run, session.settings, session.accelerator
     data = settings.data
     for path in (data.sonnet_out, data.sonnet_dev_out):
         check_writable(path)
@@ -50,17 +51,16 @@ def main(settings, given):
     check_prompts(prompts, tuned.tokenizer, context)
     dev = SonnetsDataset(gold, tuned.tokenizer, context)
     dev_batches = LengthGroupedBatches(dev, settings.inference.eval_batch_size)
-    batches = training_batches(SonnetsDataset(training, tuned.tokenizer, context), settings.training, accelerator)
+    batches = session.batches(SonnetsDataset(training, tuned.tokenizer, context))
     inputs = {
         "training sonnets": content_hash(training, data.sonnet_path),
         "dev sonnets": content_hash(gold, data.gold_sonnet_path),
     }
-    steps = total_steps(batches, settings.training)
-    begin_run(run, TASK, settings, tuned.fingerprint, inputs, steps, accelerator)
+    session.begin(tuned.fingerprint, inputs, batches)
     trained = {}
     if not settings.run.checkpoint:
-        loop = TrainingLoop(model, settings.training, run, accelerator, tuned.after_step)
-        trained = train(loop, batches, dev_batches, tuned.loss(language_model_loss))
+        loss_fn = tuned.loss(language_model_loss)
+        trained = train(session.loop(model, tuned.after_step), batches, dev_batches, loss_fn)
     figures = load_trained(model, run, accelerator) | trained
     if settings.inference.merge:
         tuned.merge()

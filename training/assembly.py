@@ -20,8 +20,9 @@ from datasets import LengthGroupedBatches, load_tokenizer
 from errors import UserError, check
 from formats.hub import find_model
 from models.gpt2 import GPT2Model
+from training.loop import TrainingLoop, total_steps
 from training.randomness import seed_everything
-from training.runs import fingerprint, open_run
+from training.runs import Run, fingerprint, open_run
 from tuning.attach import attach, cast_for_prediction, cast_frozen, check_mergeable, merge
 from tuning.register import METHODS, chosen_methods, default_learning_rate
 from tuning.state import count_parameters
@@ -32,11 +33,47 @@ FOREIGN_SETTINGS = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_DYNAMO
 BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
 
 
-def open_task(task, settings, given, prefix):
-    """(run, settings, accelerator): what the flags ask for, with the learning rate and the precision made definite.
+@dataclass
+class Session:
+    """What a script's flags ask for: the run, its settings with all made definite, and accelerate's Accelerator.
 
-    task: the script's name; prefix: what its runs' names begin with. A resumed run brings its own settings along. In
-    every process the same. Raises UserError.
+    task: the script's name. In every process the same.
+    """
+
+    task: str
+    run: Run
+    settings: object
+    accelerator: Accelerator
+
+    def batches(self, dataset):
+        """This process's share of the shuffled training batches."""
+        options, accelerator = self.settings.training, self.accelerator
+        rank, world = accelerator.process_index, accelerator.num_processes
+        return LengthGroupedBatches(dataset, options.batch_size, True, options.seed, rank, world)
+
+    def begin(self, base, inputs=None, batches=None):
+        """`Run.begin` in the first process; all know what came of it.
+
+        base: the base model's fingerprint. inputs, batches: what a run that goes on must find again, unless it only
+        predicts. Raises UserError.
+        """
+        run, world = self.run, self.accelerator.num_processes
+        if self.accelerator.is_main_process:
+            steps = 0 if batches is None else total_steps(batches, self.settings.training)
+            run.begin(self.task, self.settings, base, {"processes": world} | (inputs or {}), steps)
+        folder, run.total_steps = broadcast_object_list([(str(run.folder), run.total_steps)])[0]
+        run.folder = Path(folder)
+
+    def loop(self, model, after_step=None):
+        """The TrainingLoop of a run that has begun."""
+        return TrainingLoop(model, self.settings.training, self.run, self.accelerator, after_step)
+
+
+def open_session(task, settings, given, prefix):
+    """The Session that the flags ask for, with the learning rate and the precision made definite. Raises UserError.
+
+    task: the script's name; prefix: what its runs' names begin with. given: the flags that were typed. A resumed run
+    brings its own settings along.
     """
     found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     check(found >= OLDEST_TORCH, f"torch {torch.__version__} is too old: this project needs 2.8 or newer")
@@ -47,21 +84,7 @@ def open_task(task, settings, given, prefix):
     accelerator = make_accelerator(options, insist="use_gpu" in given)
     options.precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
     run, settings = broadcast_object_list([(run, settings)])[0]  # the first process's choice of a folder is everyone's
-    return run, settings, accelerator
-
-
-def begin_run(run, task, settings, base, inputs, steps, accelerator):
-    """`run.begin` in the first process; all know what came of it. inputs, steps: what a resumed run must find again."""
-    if accelerator.is_main_process:
-        run.begin(task, settings, base, inputs | {"processes": accelerator.num_processes}, steps)
-    folder, run.total_steps = broadcast_object_list([(str(run.folder), run.total_steps)])[0]
-    run.folder = Path(folder)
-
-
-def training_batches(dataset, options, accelerator):
-    """This process's share of the shuffled training batches. options: TrainingSettings."""
-    rank, world = accelerator.process_index, accelerator.num_processes
-    return LengthGroupedBatches(dataset, options.batch_size, True, options.seed, rank, world)
+    return Session(task, run, settings, accelerator)
 
 
 def run_name(prefix, settings):
