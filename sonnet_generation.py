@@ -19,7 +19,7 @@ from tqdm import tqdm
 from cli.script import say
 from cli.tables import format_table, plus_minus
 from datasets import LengthGroupedBatches, SonnetsDataset, load_sonnets
-from datasets.sonnets import PROMPT_LINES, head_of
+from datasets.sonnets import PROMPT_LINES, check_whole, format_sonnets, head_of
 from decoding.prosody import load_pronouncing, measure_form
 from decoding.template import Lexicon, format_templates, load_tagger, load_templates
 from decoding.writer import SonnetWriter
@@ -43,6 +43,8 @@ def main(settings, given):
         check_writable(path)
     check_decoding(settings.decoding)
     training, gold = load_training_and_gold(data, settings.training.seed, required="gold_sonnet_path" in given)
+    for sonnets, path in ((training, data.sonnet_path), (gold, data.gold_sonnet_path)):
+        check_whole(sonnets, path)
     prompts = load_sonnets(data.held_out_sonnet_path)
     say(f"{len(training)} training sonnets, {len(gold)} dev sonnets, {len(prompts)} prompts to complete")
 
@@ -186,11 +188,6 @@ def print_scores(rows):
     """rows: {name: {figure: (mean, deviation)}}; the figures of the first row are the columns."""
     cells = {name: {figure: plus_minus(value) for figure, value in row.items()} for name, row in rows.items()}
     say(format_table(cells), end="")
-
-
-def format_sonnets(sonnets):
-    """The course's hand-in format."""
-    return "--Generated Sonnets-- \n\n" + "".join(f"\n{index}\n{sonnet}\n\n" for index, sonnet in enumerate(sonnets))
 
 
 if __name__ == "__main__":

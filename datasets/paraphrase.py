@@ -1,7 +1,6 @@
 """Question pairs of the course (Quora): loading, cleaning, the prompt, and the rows as token ids."""
 
-import csv
-import io
+import re
 
 import torch
 from tqdm import tqdm
@@ -14,6 +13,7 @@ from files import read_text
 
 # One wording for training, dev and test. The answer, "no" or "yes", is the next token.
 PROMPT = 'Is "{first}" a paraphrase of "{second}"? Answer "yes" or "no": '
+MOST_LINES = 64  # of one record: a question with more line breaks than that is none
 _TOKENIZE_AT_ONCE = 4096  # rows: bounds the memory of the tokenizer's own bookkeeping
 
 
@@ -28,8 +28,9 @@ def preprocess_string(text):
 def load_paraphrase_data(path, split="train"):
     """The rows of a file: (sentence1, sentence2, label, id) or, for split="test", (sentence1, sentence2, id).
 
-    Rows that are cut short are left out and reported (how many, and on which lines), but for the test file, where every
-    id must be answered: there a missing question counts as empty. Raises UserError for a missing column, a label that
+    Rows with fewer or more fields than the header has (a tab inside a question shifts the others) are left out and
+    reported (how many, and on which lines), but for the test file, where every id must be answered: there a missing
+    question counts as empty. Raises UserError for a missing column, a label that
     is neither 0 nor 1, an id that comes twice, or a file without a usable row.
     """
     columns = ["id", "sentence1", "sentence2"] + ([] if split == "test" else ["is_duplicate"])
@@ -47,7 +48,7 @@ def load_paraphrase_data(path, split="train"):
         first, second, identifier, *label = (
             fields[place].strip() if place < len(fields) else "" for place in (*places[1:3], places[0], *places[3:])
         )
-        whole = max(places) < len(fields) and all(label)
+        whole = len(fields) == len(header) and all(label)
         if not identifier or not (whole or split == "test"):
             left_out.append(line)
             continue
@@ -71,18 +72,54 @@ def load_paraphrase_data(path, split="train"):
 
 
 def _records(path):
-    """(line number, fields) of every row that is not blank, the header first."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter="\t")
+    """(line number, fields) of every row that is not blank, the header first.
+
+    Fields are separated by tabs and may be quoted as in csv, line breaks inside included. A quotation mark that opens
+    no such field is what somebody wrote: where it is never closed, or where closing it would swallow whole rows.
+    """
+    lines = read_text(path).split("\n")
+    columns, number = None, 0
+    while number < len(lines):
+        fields, used = _record(lines, number, columns)
+        if any(fields):
+            columns = columns or len(fields)
+            yield number + 1, fields
+        number += used
+
+
+def _record(lines, start, columns):
+    """(fields, lines used) of the record that begins at lines[start]. columns: the header's, None for the header."""
+    plain = lines[start].split("\t")
+    for used in range(1, min(len(lines) - start, MOST_LINES) + 1):
+        swallowed = [line for line in lines[start + 1 : start + used] if columns and line.count("\t") + 1 >= columns]
+        if swallowed and len(plain) == columns:
+            break  # the row is whole as it stands, and so are those that the quotation mark would swallow
+        fields = _split_quoted("\n".join(lines[start : start + used]))
+        if fields is not None:
+            return fields, used
+    return plain, 1
+
+
+def _split_quoted(text):
+    """The fields of a text whose quotation marks are all closed, or None. Within quotes "" stands for one mark."""
+    fields, place = [], 0
     while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(f"{path}, from line {line} on: {error}; is a quotation mark not closed?") from error
-        if fields:
-            yield line, fields
+        if text[place : place + 1] == '"':
+            match = re.compile(r'"((?:[^"]|"")*)"(?=\t|$)', re.DOTALL).match(text, place)
+            if match is None or (match.end() < len(text) and text[match.end()] != "\t"):
+                return None
+            fields.append(match[1].replace('""', '"'))
+            place = match.end()
+        else:
+            end = text.find("\t", place)
+            end = len(text) if end == -1 else end
+            if "\n" in text[place:end]:
+                return None  # only a quoted field goes on in the next line
+            fields.append(text[place:end])
+            place = end
+        if place >= len(text):
+            return fields
+        place += 1  # the tab
 
 
 def _label(text, path, line):
@@ -162,6 +199,7 @@ def _shortened(first, second, tokenizer, max_length):
             return ids
         if not any(questions):
             raise UserError(f"the prompt alone does not fit into {max_length} tokens")
+        sizes = [len(question) for question in questions]
         for _ in range(len(ids) - max_length):
-            longer = 0 if len(questions[0]) >= len(questions[1]) else 1
-            questions[longer] = questions[longer][:-1]
+            sizes[0 if sizes[0] >= sizes[1] else 1] -= 1
+        questions = [question[: max(0, size)] for question, size in zip(questions, sizes, strict=True)]

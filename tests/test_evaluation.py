@@ -11,6 +11,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 
 from datasets import LengthGroupedBatches, ParaphraseDetectionDataset, load_sonnets, load_tokenizer
+from datasets.sonnets import format_sonnets
 from evaluation import (
     accuracy,
     chrf,
@@ -25,7 +26,6 @@ from evaluation import (
     tail_of,
 )
 from paraphrase_detection import format_predictions
-from sonnet_generation import format_sonnets
 
 # --- accuracy, F1, perplexity -----------------------------------------------------------------------------------------
 

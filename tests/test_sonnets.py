@@ -1,5 +1,6 @@
 """Sonnet files against what they hold."""
 
+import random
 import re
 from collections import Counter
 
@@ -9,6 +10,7 @@ from datasets import (
     SonnetsDataset,
     load_sonnets,
 )
+from datasets.sonnets import format_sonnets, is_heading
 from errors import UserError
 
 SONNET_FILE = "Sonnets\nby William Shakespeare\n\n\n1\n\nFirst line,\n  second 12 line\n\n\n  22  \n\nOther\n\nline\n\n"
@@ -77,3 +79,54 @@ def test_real_sonnets(real_data):
     assert not any(re.search(r"\d", text) for text in training + gold + prompts)
     dev_prompts = load_sonnets(real_data / "sonnets_held_out_dev.txt")
     assert [text.splitlines() for text in dev_prompts] == [text.splitlines()[:3] for text in gold]
+
+
+VERSES = "\n".join(f"A line of verse, the {name}," for name in ("first", "second", "third", "fourth", "fifth"))
+STYLES = (
+    "2",
+    " 2 ",
+    "2.",
+    "(2)",
+    "###2###",
+    "# 2",
+    "\u200b2",
+    "2\ufeff",
+    "Sonnet 2",
+    "SONNET 2.",
+    "No. 2",
+    "II",
+    "I.",
+    "-- 2 --",
+)
+
+
+@pytest.mark.parametrize("heading", [*STYLES, "Sonnet II"])
+def test_headings_in_other_styles_are_headings(tmp_path, heading):
+    path = tmp_path / "sonnets.txt"
+    path.write_text(f"A header\n\n1\n\n{VERSES}\n\n{heading}\n\n{VERSES}\n", encoding="utf-8")
+    assert load_sonnets(path) == [VERSES, VERSES]
+
+
+@pytest.mark.parametrize("line", ["O 1 am but two", "12 times the moon", "I am", "No, I will not", "mix", "a", "", "!"])
+def test_verses_are_no_headings(line):
+    assert not is_heading(line)
+
+
+def test_a_heading_that_is_not_seen_is_told_by_its_line(tmp_path):
+    path = tmp_path / "sonnets.txt"
+    path.write_text(f"A header\n\n1\n\n{VERSES}\n\nzwei\n\n" + 3 * f"{VERSES}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="the sonnet that begins at line 3 has 21 lines: is a heading in it no number"):
+        load_sonnets(path)
+
+
+def test_what_is_handed_in_is_read_back_as_it_was(tmp_path):
+    """Lines that are numbers join the line before them, so that no reader of the format splits a sonnet there."""
+    draw, path = random.Random(0), tmp_path / "out.txt"
+    lines = ["a thing of beauty", "12", "XII", "### 3", "no, 7", "7", "is a joy,", "\u200b9"]
+    for _ in range(200):
+        texts = ["\n".join(["First", *draw.choices(lines, k=draw.randint(1, 13))]) for _ in range(draw.randint(1, 4))]
+        path.write_text(format_sonnets(texts), encoding="utf-8")
+        again = load_sonnets(path)
+        assert [text.split() for text in again] == [text.split() for text in texts]
+        by_the_courses_rule = re.split(r"\n\s*\d+\s*\n", path.read_text(encoding="utf-8"))
+        assert len(by_the_courses_rule) == len(texts) + 1
