@@ -1,31 +1,64 @@
 """Where a model's files are: a local folder, the hub's cache, or the Hugging Face hub itself."""
 
-import json
+import contextlib
+import os
+import socket
 import threading
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 
 from config import MODEL_SIZES
-from errors import UserError
+from errors import UserError, check
+from files import read_json
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
-_HUB_TIMEOUT = 3.0  # seconds to wait for the hub's first answer
+# Seconds to look up the hub's name, which fails where there is no network, and to wait for its first answer; the hub's
+# own variable sets another.
+_NAME_TIMEOUT = 3.0
+_HUB_TIMEOUT = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", "15"))
 
 
 def find_model(model):
-    """The local folder of a model: itself, or the hub's cached or freshly downloaded copy. Raises UserError."""
+    """The local folder of a model: itself, or the hub's cached or freshly downloaded copy. Raises UserError.
+
+    A released size is always the hub's: a folder of that name (a clone of this project, say) is none. Any other folder
+    counts where it has a config.json.
+    """
+    if model in MODEL_SIZES:
+        return _from_hub(MODEL_SIZES[model][0])
     if Path(model).is_dir():
+        found = (Path(model) / "config.json").is_file()
+        check(found, f"{model} holds no config.json: it is no model folder in Hugging Face layout")
         return Path(model)
-    if model not in MODEL_SIZES and (Path(model).is_absolute() or model.count("/") != 1 or model.startswith(".")):
+    if Path(model).is_absolute() or model.count("/") != 1 or model.startswith("."):
         raise UserError(f"model folder {model} does not exist: give a folder with config.json and model.safetensors")
-    repository = MODEL_SIZES[model][0] if model in MODEL_SIZES else model
-    return _cached(repository) or _download(repository)
+    return _from_hub(model)
+
+
+def _from_hub(repository):
+    folder = _cached(repository)
+    if folder is None or not has_tokenizer(folder):
+        try:
+            return _download(repository)  # only what is missing
+        except UserError:
+            if folder is None:
+                raise
+    return folder
+
+
+def has_tokenizer(folder):
+    """Whether a folder holds a tokenizer."""
+    return (folder / "tokenizer.json").is_file() or all(
+        (folder / name).is_file() for name in ("vocab.json", "merges.txt")
+    )
 
 
 def _cached(repository):
-    """The folder of a repository's complete copy in the hub's cache, or None."""
+    """The folder of the complete weights of a repository in the hub's cache, or None."""
     config = try_to_load_from_cache(repository, "config.json")
     if not isinstance(config, str):
         return None
@@ -49,9 +82,12 @@ def _download(repository):
 
 def _files_on_hub(repository):
     """The names of a repository's files: one quick question first, as a download retries long before it gives up."""
-    answer = []
+    answer, looked_up = [], threading.Event()
 
     def ask():
+        with contextlib.suppress(OSError):  # behind a proxy the name may be none here, and the hub be reached
+            socket.getaddrinfo(urlsplit(ENDPOINT).hostname, None)
+        looked_up.set()
         try:
             answer.append(HfApi().model_info(repository, timeout=_HUB_TIMEOUT))
         except (HTTPError, OSError) as error:  # OSError: also the hub's own offline mode
@@ -59,7 +95,8 @@ def _files_on_hub(repository):
 
     thread = threading.Thread(target=ask, daemon=True)  # looking up the host's name has no timeout of its own
     thread.start()
-    thread.join(_HUB_TIMEOUT)
+    if looked_up.wait(_NAME_TIMEOUT):
+        thread.join(_HUB_TIMEOUT)
     outcome = answer[0] if answer else TimeoutError()
     if isinstance(outcome, RepositoryNotFoundError):
         raise UserError(f"the hub has no model {repository}: check the name, or give a folder to --model_path")
@@ -79,10 +116,9 @@ def weight_files(folder):
         if (folder / name).is_file():
             return [folder / name]
         if index.is_file():
-            try:
-                weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
-                raise UserError(f"{index} is damaged ({error!r}): download the model again") from error
+            weight_map = read_json(index, {"weight_map": dict}, remedy="download the model again")["weight_map"]
+            if not all(isinstance(shard, str) and shard for shard in weight_map.values()):
+                raise UserError(f"{index} is damaged (weight_map names no files): download the model again")
             files = [folder / shard for shard in sorted(set(weight_map.values()))]
             absent = [file.name for file in files if not file.is_file()]
             if absent:

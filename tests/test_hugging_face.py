@@ -69,7 +69,7 @@ def test_every_checkpoint_layout_loads(layout, hugging_face_gpt2, gpt2, tmp_path
         ("no weights", "no model.safetensors"),
         ("lost shard", "model-00002-of-00002.safetensors, which is missing"),
         ("no config", "no config.json"),
-        ("broken config", "not valid JSON"),
+        ("broken config", "config.json is damaged"),
         ("other model", "model_type is 'bert'"),
         ("other activation", "activation_function is 'relu'"),
         ("width", "has hidden_size 32, not 768"),
@@ -122,3 +122,82 @@ def test_a_pickle_with_code_in_it_is_refused(model_folder, tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         GPT2Model.from_pretrained(str(tmp_path))
     assert not (tmp_path / "owned").exists()
+
+
+def saved(model, folder, change_tensors=None, change_config=None):
+    """The model as transformers saves it, with changes to its tensors and its config.json."""
+    model.save_pretrained(folder)
+    if change_tensors:
+        tensors = {name: tensor.clone() for name, tensor in load_file(folder / "model.safetensors").items()}
+        save_file(change_tensors(tensors), folder / "model.safetensors", metadata={"format": "pt"})
+    if change_config:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(change_config(config)))
+    return folder
+
+
+def as_head_alone(tensors):
+    return {name.replace("transformer.wte.weight", "lm_head.weight"): tensor for name, tensor in tensors.items()}
+
+
+ALIASES = {"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"}
+ALIASES |= {"n_positions": "max_position_embeddings"}
+
+
+@pytest.mark.parametrize(
+    "change_tensors, change_config",
+    [
+        (as_head_alone, None),
+        (lambda tensors: {f"module._orig_mod.{name}": tensor for name, tensor in tensors.items()}, None),
+        (lambda tensors: {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}, None),
+        (None, lambda config: {ALIASES.get(name, name): value for name, value in config.items()}),
+        (None, lambda config: config | {"activation_function": "gelu_pytorch_tanh"}),
+        (None, lambda config: config | {"n_ctx": config["n_positions"], "eos_token_id": None}),
+    ],
+    ids=["tied, under the head's name", "wrapped", "GPT2Model's names", "other names", "gelu's name", "n_ctx"],
+)
+def test_other_spellings_of_the_same_model_are_read(hugging_face_gpt2, tmp_path, change_tensors, change_config):
+    gpt2 = GPT2Model.from_pretrained(str(saved(hugging_face_gpt2, tmp_path, change_tensors, change_config))).eval()
+    ids = torch.arange(24).view(2, 12) * 17 % 8600
+    with torch.no_grad():
+        ours, theirs = gpt2.hidden_state_to_token(gpt2(ids)["last_hidden_state"]), hugging_face_gpt2(ids).logits
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def spoiled(value):
+    def change(tensors):
+        tensors["transformer.h.1.mlp.c_fc.weight"][3, 5] = value
+        return tensors
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change_tensors, change_config, message",
+    [
+        (spoiled(float("nan")), None, r"h\.1\.mlp\.c_fc\.weight holds numbers that are not finite"),
+        (spoiled(float("inf")), None, r"h\.1\.mlp\.c_fc\.weight holds numbers that are not finite"),
+        (lambda t: t | {"wpe.weight": t["transformer.wpe.weight"] + 1}, None, r"two tensors are wpe\.weight"),
+        (lambda t: t | {"transformer.ln_f.bias": t["transformer.ln_f.bias"].long()}, None, "holds whole numbers"),
+        (lambda t: t | {"lm_head.weight": t["transformer.wte.weight"] + 1}, None, r"lm_head\.weight differs"),
+        (None, lambda c: c | {"num_attention_heads": 8}, "n_head is 4, num_attention_heads 8: which of them holds"),
+        (None, lambda c: c | {"n_head": "4"}, r"config\.json is damaged \(n_head is '4'\)"),
+        (None, lambda c: c | {"n_layer": -1}, "num_hidden_layers is -1, which cannot be"),
+        (None, lambda c: c | {"resid_pdrop": 1.5}, r"hidden_dropout_prob is 1\.5, which cannot be"),
+        (None, lambda c: c | {"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn is True"),
+        (None, lambda c: [c], "it holds no object"),
+    ],
+)
+def test_what_would_be_another_model_is_refused(hugging_face_gpt2, tmp_path, change_tensors, change_config, message):
+    folder = saved(hugging_face_gpt2, tmp_path, change_tensors, change_config)
+    with pytest.raises(UserError, match=message):
+        GPT2Model.from_pretrained(str(folder))
+
+
+@pytest.mark.parametrize("thing", [{"model_state_dict": {}, "epoch": 3}, [torch.ones(2)], torch.ones(3)], ids=str)
+def test_a_file_that_is_no_model_says_what_it_is(hugging_face_gpt2, tmp_path, thing):
+    hugging_face_gpt2.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(thing, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="in place of a model's tensors, as a training checkpoint does"):
+        GPT2Model.from_pretrained(str(tmp_path))
