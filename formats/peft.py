@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from config import AdaLoRASettings, IA3Settings, LoRASettings, PrefixSettings, PromptSettings
 from errors import UserError
+from files import read_json
+from formats.peft_config import names_module, pattern_value
 
 PARTS = ("query", "key", "value")  # of c_attn, in this order
 MODULES = {"attention_dense": "attn.c_proj", "interm_dense": "mlp.c_fc", "out_dense": "mlp.c_proj"}
@@ -45,13 +48,17 @@ class Form:
 
 def read_folder(folder):
     """(adapter_config, tensors) of a folder. Raises UserError."""
+    config, weights = Path(folder, "adapter_config.json"), Path(folder, "adapter_model.safetensors")
+    for path in (config, weights):
+        if not path.is_file():
+            raise UserError(f"{folder} is no peft folder: it has no {path.name}")
+    patterns = {"alpha_pattern": (dict, None), "rank_pattern": (dict, None), "feedforward_modules": (list, str, None)}
+    numbers = dict.fromkeys(("lora_alpha", "init_r", "lora_dropout"), (float, None))
+    record = read_json(config, {"peft_type": str}, patterns | numbers, remedy="export it again")
     try:
-        record = json.loads(Path(folder, "adapter_config.json").read_text(encoding="utf-8"))
-        return record, load_file(Path(folder, "adapter_model.safetensors"))
-    except Exception as error:  # safetensors and json have errors of their own, besides OSError
-        raise UserError(
-            f"{folder} is no peft folder: it needs adapter_config.json and adapter_model.safetensors ({error})"
-        ) from error
+        return record, load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{weights} cannot be read ({error}): export it again") from error
 
 
 def write_folder(folder, record, tensors):
@@ -162,37 +169,67 @@ def _export_lora(settings, tensors, config):
     }
 
 
-def _their_factors(tensors, pattern):
+def _layer_tensors(tensors, tail, config):
+    """{(layer, module, *groups of tail): (full name of the module, tensor)} of the linears of GPT-2's layers.
+
+    tail: a regular expression for what comes after the module's name. Raises UserError for any other key, for a layer
+    that the model lacks, and for numbers that are not finite.
+    """
     found = {}
     for key, tensor in tensors.items():
-        match = re.fullmatch(pattern, key.removeprefix(f"{_PREFIX}."))
-        if match is None or match[2] not in ("attn.c_attn", *LINEARS):
+        match = re.fullmatch(rf"base_model\.model\.((?:transformer\.)?h\.(\d+)\.([\w.]+?))\.{tail}", key)
+        if match is None or match[3] not in ("attn.c_attn", *LINEARS):
             raise UserError(f"{key} has no place here: only the linears of GPT-2's layers can be imported")
-        found.setdefault((int(match[1]), match[2]), {})[match[3]] = tensor.float()
+        if int(match[2]) >= config.num_hidden_layers:
+            raise UserError(f"{key} is of layer {int(match[2]) + 1}, the model has {config.num_hidden_layers} layers")
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{key} holds numbers that are not finite: the file is damaged, or its training diverged")
+        found[int(match[2]), match[3], *match.groups()[3:]] = match[1], tensor.float()
     if not found:
         raise UserError("the folder holds no factors")
     return found
 
 
-def _pattern_value(pattern, module, default):
-    """peft's rule: a key of the pattern fits a module whose name ends with it."""
-    return next((value for key, value in pattern.items() if f".{module}".endswith(f".{key}")), default)
+def _widths(module, config):
+    """(in, out) of one of their linears."""
+    width, inner = config.hidden_size, config.intermediate_size
+    return {
+        "attn.c_attn": (width, 3 * width),
+        "attn.c_proj": (width, width),
+        "mlp.c_fc": (width, inner),
+        "mlp.c_proj": (inner, width),
+    }[module]
+
+
+def _their_factors(tensors, tail, config):
+    """{(layer, module): {"A", "B", perhaps "E", "name": the module's full name}}. Raises UserError for other widths."""
+    found = {}
+    for (layer, module, kind), (name, tensor) in _layer_tensors(tensors, tail, config).items():
+        found.setdefault((layer, module), {"name": name})[kind] = tensor
+    for (_, module), factors in found.items():
+        wide_in, wide_out = _widths(module, config)
+        for kind in "AB":
+            if kind not in factors:
+                raise UserError(f"{factors['name']} has no lora_{kind}: the folder is not whole")
+        rank = len(factors["A"])
+        wanted = {"A": (rank, wide_in), "B": (wide_out, rank), "E": (rank, 1)}
+        for kind in factors.keys() & wanted.keys():
+            if tuple(factors[kind].shape) != wanted[kind]:
+                shape, fits = list(factors[kind].shape), list(wanted[kind])
+                raise UserError(f"lora_{kind} of {factors['name']} has shape {shape}, this base model needs {fits}")
+    return found
 
 
 def _import_lora(record, tensors, config):
-    if record.get("use_dora"):
-        raise UserError("DoRA (use_dora) cannot be imported: its magnitudes have no place here")
-    if record.get("bias", "none") != "none":
-        raise UserError(f"bias {record['bias']!r} cannot be imported: only the factors can")
-    fused = _their_factors(tensors, r"(\d+)\.([\w.]+?)\.lora_([AB])\.weight")
+    fused = _their_factors(tensors, r"lora_([AB])\.weight", config)
     scalings = {}
-    for (_, module), factors in fused.items():
-        alpha = _pattern_value(record.get("alpha_pattern") or {}, module, record["lora_alpha"])
+    for place, factors in fused.items():
+        alpha = pattern_value(record.get("alpha_pattern"), factors.pop("name"), record["lora_alpha"])
         rank = len(factors["A"])
-        scalings[module] = alpha / (rank**0.5 if record.get("use_rslora") else rank)
+        scalings[place] = alpha / (rank**0.5 if record.get("use_rslora") else rank)
     common = next(iter(scalings.values()))
-    for (_, module), factors in fused.items():  # one scaling for all; what differs goes into B
-        factors["B"] = factors["B"] * (scalings[module] / common)
+    for place, factors in fused.items():  # one scaling for all; what differs goes into B
+        factors["B"] = factors["B"] * (scalings[place] / common)
     ours, targets, rank = _split(fused, config.hidden_size)
     settings = LoRASettings(
         lora_rank=rank,
@@ -232,9 +269,12 @@ def _export_adalora(settings, tensors, config):
 
 
 def _import_adalora(record, tensors, config):
-    fused = _their_factors(tensors, r"(\d+)\.([\w.]+?)\.lora_([ABE])")
+    fused = _their_factors(tensors, r"lora_([ABE])", config)
     scaling = record["lora_alpha"] / (record["init_r"] + 1e-5)
     for factors in fused.values():  # what has no strength takes no part: it need not come along
+        if "E" not in factors:
+            raise UserError(f"{factors['name']} has no lora_E: the folder is not whole")
+        del factors["name"]
         kept = factors["E"].squeeze(1) != 0
         kept[0] |= not kept.any()
         factors.update(A=factors["A"][kept], E=factors["E"][kept], B=factors["B"][:, kept])
@@ -278,15 +318,14 @@ def _export_ia3(settings, tensors, config):
 
 def _import_ia3(record, tensors, config):
     ours, targets = {}, set()
-    feedforward = record.get("feedforward_modules") or []
-    for key, tensor in tensors.items():
-        match = re.fullmatch(r"(\d+)\.([\w.]+?)\.ia3_l", key.removeprefix(f"{_PREFIX}."))
-        if match is None or match[2] not in ("attn.c_attn", *LINEARS):
-            raise UserError(f"{key} has no place here: only the linears of GPT-2's layers can be imported")
-        layer, module, vector = match[1], match[2], tensor.float().flatten()
-        scales_input = any(f".{module}".endswith(f".{name}") for name in feedforward)
+    for (layer, module), (key, tensor) in _layer_tensors(tensors, "ia3_l", config).items():
+        vector = tensor.flatten()
+        scales_input = names_module(record.get("feedforward_modules"), key)
         if scales_input != (module == "mlp.c_proj"):
             raise UserError(f"{key} scales the module's {'input' if scales_input else 'output'}: ours does the other")
+        wanted = _widths(module, config)[0 if scales_input else 1]
+        if len(vector) != wanted:
+            raise UserError(f"ia3_l of {key} has {len(vector)} numbers, this base model needs {wanted}")
         if module == "attn.c_attn":
             parts = zip((f"self_attention.{part}" for part in PARTS), vector.split(config.hidden_size), strict=True)
         else:
@@ -341,6 +380,8 @@ def _export_prefix(settings, tensors, config):
 def _embeddings(tensors):
     if "prompt_embeddings" not in tensors:
         raise UserError("adapter_model.safetensors holds no prompt_embeddings")
+    if not torch.isfinite(tensors["prompt_embeddings"]).all():
+        raise UserError("prompt_embeddings holds numbers that are not finite: the file is damaged")
     return tensors["prompt_embeddings"].float()
 
 

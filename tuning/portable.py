@@ -4,6 +4,7 @@ import torch
 
 from errors import UserError
 from formats import peft
+from formats.peft_config import check_fields
 from tuning.register import METHODS
 
 
@@ -30,10 +31,7 @@ def from_peft(record, tensors, config):
     kind = record.get("peft_type")
     if kind not in forms:
         raise UserError(f"peft_type {kind} is not known here: {', '.join(forms)} are")
-    if record.get("modules_to_save"):
-        raise UserError(
-            f"modules_to_save {record['modules_to_save']} cannot be imported: only the method's own tensors"
-        )
+    check_fields(record)
     for name in forms[kind].required:
         if record.get(name) is None:
             raise UserError(
