@@ -7,10 +7,11 @@ import json
 import sys
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from config import ANSWERS, END_OF_TEXT
-from errors import UserError
+from errors import UserError, check
+from files import read_json
 
 
 def load_tokenizer(folder):
@@ -22,6 +23,7 @@ def load_tokenizer(folder):
         elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             tokenizer = _byte_level(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
             tokenizer.add_special_tokens([END_OF_TEXT])
+            _add_tokens(tokenizer, folder)
         else:
             raise UserError(f"{folder} holds no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt")
     except UserError:
@@ -30,9 +32,26 @@ def load_tokenizer(folder):
         raise UserError(f"the tokenizer in {folder} cannot be read ({error}): download the model again") from error
     if tokenizer.token_to_id(END_OF_TEXT) is None:
         raise UserError(f"the tokenizer in {folder} has no token {END_OF_TEXT}: it is not GPT-2's")
+    if tokenizer.normalizer is not None:
+        raise UserError(f"the tokenizer in {folder} changes the text before it encodes it: GPT-2's does not; take that")
     tokenizer.no_padding()  # a tokenizer.json may carry settings of its own
     tokenizer.no_truncation()
+    if tokenizer.post_processor is not None:  # it may add tokens; this one adds none
+        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return tokenizer
+
+
+def _add_tokens(tokenizer, folder):
+    """The tokens that a folder of vocab.json and merges.txt lists beside its vocabulary, each with its id."""
+    added = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
+    if (folder / "tokenizer_config.json").is_file():
+        decoder = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+        check(isinstance(decoder, dict), f"{folder}/tokenizer_config.json is damaged: added_tokens_decoder")
+        added = {token.get("content"): int(number) for number, token in decoder.items()} | added
+    for token, number in sorted(added.items(), key=lambda item: item[1]):
+        tokenizer.add_tokens([AddedToken(token, normalized=False)])
+        found = tokenizer.token_to_id(token)
+        check(found == number, f"{folder}: the added token {token!r} shall have id {number}, it has {found}")
 
 
 def train_tokenizer(texts, vocab_size):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import transformers
+from tokenizers import normalizers, processors
 
 from datasets import (
     ParaphraseDetectionDataset,
@@ -68,3 +69,31 @@ def test_real_vocabulary_encodes_as_transformers_does(real_data):
     for row, whole in zip(shortened.token_ids, expected, strict=True):
         assert len(row) <= 30 and oracle.decode(row.tolist()).endswith(PROMPT_END)
         assert row[-9:].tolist() == whole[-9:] == end[-9:]
+
+
+def test_a_post_processor_that_adds_tokens_is_dropped(tokenizer, tokenizer_folder, tmp_path):
+    changed = load_tokenizer(tokenizer_folder)
+    changed.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A <|endoftext|>", special_tokens=[("<|endoftext|>", 8599)]
+    )
+    changed.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).encode("yes no").ids == tokenizer.encode("yes no").ids
+
+
+def test_a_tokenizer_that_changes_the_text_is_refused(tokenizer_folder, tmp_path):
+    changed = load_tokenizer(tokenizer_folder)
+    changed.normalizer = normalizers.Lowercase()
+    changed.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match="changes the text before it encodes it"):
+        load_tokenizer(tmp_path)
+
+
+def test_added_tokens_of_an_old_folder_are_read_as_transformers_does(tokenizer_folder, tmp_path):
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((tokenizer_folder / name).read_bytes())
+    (tmp_path / "added_tokens.json").write_text('{"<sonnet>": 8600, "<line>": 8601}')
+    ids = load_tokenizer(tmp_path).encode("<sonnet>yes<line>no").ids
+    assert ids == [8600, 8505, 8601, 3919]
+    (tmp_path / "added_tokens.json").write_text('{"<sonnet>": 9000}')
+    with pytest.raises(UserError, match="the added token '<sonnet>' shall have id 9000, it has 8600"):
+        load_tokenizer(tmp_path)
