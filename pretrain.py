@@ -62,9 +62,10 @@ def main(settings, given):
     inputs = {"corpus": content_hash(documents, settings.data.corpus)}
     base = fingerprint(gpt2, tokens.tokenizer) | {"weights": "random"}  # made anew, by other versions of torch perhaps
     session.begin(base, inputs, batches)
+    held = sum(map(len, tokens.held_out.values()))
     say(
         f"{sum(p.numel() for p in gpt2.parameters()):,} parameters, {len(tokens.train):,} training tokens, "
-        f"{sum(map(len, tokens.held_out.values())):,} held out"
+        f"{held:,} held out ({100 * held / (held + len(tokens.train)):.1f} %)"
     )
     with accelerator.autocast():
         untrained = measure.sums(model.to(accelerator.device).eval())
@@ -118,12 +119,18 @@ class Measure:
         self.tokens, self.context, self.accelerator = tokens, context, accelerator
 
     def sums(self, model):
-        """{document: (summed loss in nats, tokens predicted)}"""
+        """{title: (summed loss in nats, tokens predicted)}: a document each or, where they are many, all as one."""
         sums, size = {}, max(1, EVAL_TOKENS // self.context)
-        for name, tokens in self.tokens.held_out.items():
-            batches = held_out_batches(tokens, self.context, size)
+        for name, documents in self.parts().items():
+            batches = held_out_batches(documents, self.context, size)
             sums[name] = summed_loss(model, (to_device(batch, self.accelerator.device) for batch in batches))
         return sums
+
+    def parts(self):
+        """{title: [token arrays]}"""
+        held_out = self.tokens.held_out
+        many = len(held_out) > MOST_LINES
+        return {"all": list(held_out.values())} if many else {name: [tokens] for name, tokens in held_out.items()}
 
     def total(self, model):
         """Mean loss over all held-out tokens, in nats."""
@@ -134,7 +141,10 @@ class Measure:
         """The same of a model that knows how often each token occurs in training (plus one), and nothing else."""
         counts = 1 + np.bincount(self.tokens.train, minlength=self.tokens.tokenizer.get_vocab_size())
         costs = -np.log(counts / counts.sum())
-        return {name: (costs[tokens[1:]].sum(), len(tokens) - 1) for name, tokens in self.tokens.held_out.items()}
+        return {
+            name: (sum(costs[tokens[1:]].sum() for tokens in documents), sum(len(tokens) - 1 for tokens in documents))
+            for name, documents in self.parts().items()
+        }
 
     def report(self, model, untrained):
         """Print a line for every held-out document, or one for all of them where there are many.
@@ -145,7 +155,8 @@ class Measure:
             trained = self.sums(model)
         unigram = self.unigram_sums()
         sizes = {document["name"]: document["bytes"] for document in self.tokens.record["held_out"]}
-        titles = {name: [name] for name in trained} if len(trained) <= MOST_LINES else {}
+        sizes = sizes if sizes.keys() == trained.keys() else {"all": sum(sizes.values())}
+        titles = {name: [name] for name in trained}
         rows = {}
         for title, names in (titles | {"all": list(trained)}).items():
             nats, unigram_nats, untrained_nats = (

@@ -16,7 +16,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tqdm import tqdm
 
-from errors import UserError
+from errors import UserError, check
 
 LONGEST = 256  # tokens of a translation
 TOKENIZER_FILES = ("source.spm", "target.spm", "vocab.json")
@@ -33,16 +33,25 @@ class TranslationCache:
                 "CREATE TABLE IF NOT EXISTS translations (model TEXT, source TEXT, translation TEXT, "
                 "PRIMARY KEY (model, source)) WITHOUT ROWID"
             )
+            found = self.file.execute("PRAGMA quick_check").fetchone()
         except (OSError, sqlite3.Error) as error:
             raise UserError(
                 f"the cache {path} cannot be opened ({error}): choose another place, or remove it"
             ) from error
+        check(found == ("ok",), f"the cache {path} is damaged ({found}): remove it, and it is made again")
         self.path = path
 
     def known(self, model):
         """{source: translation} of a model."""
-        rows = self.file.execute("SELECT source, translation FROM translations WHERE model = ?", (model,))
-        return dict(rows.fetchall())
+        try:
+            rows = self.file.execute(
+                "SELECT source, translation FROM translations WHERE model = ?", (model,)
+            ).fetchall()
+        except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
+            raise UserError(f"the cache {self.path} is damaged ({error}): remove it, and it is made again") from error
+        whole = all(isinstance(text, str) for row in rows for text in row)
+        check(whole, f"the cache {self.path} is damaged (it holds no texts): remove it, and it is made again")
+        return dict(rows)
 
     def add(self, model, translations):
         """Keep {source: translation}, all or nothing."""

@@ -7,6 +7,7 @@
 Every document ends with <|endoftext|>.
 """
 
+import itertools
 import json
 import os
 import shutil
@@ -22,8 +23,9 @@ from datasets.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from errors import UserError
 from files import read_text
 
-HELD_OUT_SHARE = 0.01  # of every file's end, where no whole files are held out
-_PIECE = 100_000  # characters tokenised as one: bounds the memory of the tokenizer's own bookkeeping
+HELD_OUT_SHARE = 0.01  # of every file's end, where no whole files are named
+SHORT = 5_000  # characters; a shorter document is held out whole or not at all
+_PIECE, _LOT = 100_000, 16  # characters tokenised as one, and such pieces at a time: they bound the memory
 
 
 class Corpus:
@@ -48,15 +50,30 @@ class Corpus:
 
     def documents(self, part):
         """(name, text) of every document of a part, read one at a time."""
+        owed = 0.0  # characters that should have been held out by now, and are not
         for name, path in self.paths.items():
-            if self.held_out and (name in self.held_out) != (part == "held_out"):
+            if self.held_out:
+                if (name in self.held_out) == (part == "held_out"):
+                    yield name, read_text(path)
                 continue
             text = read_text(path)
-            if not self.held_out:
-                cut = text.rfind("\n", 0, int(len(text) * (1 - HELD_OUT_SHARE))) + 1
-                text = text[:cut] if part == "train" else text[cut:]
+            owed += HELD_OUT_SHARE * len(text)
+            cut = _held_out_from(text, owed)
+            owed -= len(text) - cut
+            text = text[:cut] if part == "train" else text[cut:]
             if text:
                 yield name, text
+
+
+def _held_out_from(text, owed):
+    """Where the held-out end of a document begins: before a line, about HELD_OUT_SHARE before its end.
+
+    A document that has no line end there, or is short, gives nothing, until as much is owed as it has: then all of it.
+    """
+    cut = text.rfind("\n", 0, int(len(text) * (1 - HELD_OUT_SHARE))) + 1
+    if len(text) >= SHORT and len(text) - cut <= 3 * HELD_OUT_SHARE * len(text):
+        return cut
+    return 0 if owed >= len(text) else len(text)
 
 
 def prepare_corpus(corpus, folder, vocab_size, context):
@@ -66,7 +83,8 @@ def prepare_corpus(corpus, folder, vocab_size, context):
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(parents=True)
-        tokenizer = train_tokenizer((text for _, text in corpus.documents("train")), vocab_size)
+        pieces = (piece for _, text in corpus.documents("train") for piece in _pieces(text))
+        tokenizer = train_tokenizer(pieces, vocab_size)
         save_tokenizer(tokenizer, unfinished, context)
         dtype = "uint16" if vocab_size <= 2**16 else "uint32"
         record = {"dtype": dtype}
@@ -91,9 +109,11 @@ def _write_tokens(documents, path, tokenizer, dtype):
     with open(path, "wb") as file:
         for name, text in tqdm(documents, desc=f"tokenising {path.stem}", unit="file", disable=None):
             count = 0
-            for encoding in tokenizer.encode_batch_fast(list(_pieces(text)), add_special_tokens=False):
-                file.write(np.asarray(encoding.ids, dtype=dtype).tobytes())
-                count += len(encoding.ids)
+            pieces = _pieces(text)
+            while lot := list(itertools.islice(pieces, _LOT)):
+                for encoding in tokenizer.encode_batch_fast(lot, add_special_tokens=False):
+                    file.write(np.asarray(encoding.ids, dtype=dtype).tobytes())
+                    count += len(encoding.ids)
             file.write(np.asarray([end], dtype=dtype).tobytes())
             records.append({"name": name, "bytes": len(text.encode()), "tokens": count + 1})
     return records
@@ -174,9 +194,14 @@ class PackedBatches:
         return self.tokens[start : start + self.context]
 
 
-def held_out_batches(tokens, context, batch_size):
-    """Batches that predict every token of a document but its first exactly once; windows overlap by one token."""
-    rows = [tokens[i : i + context].tolist() for i in range(0, max(1, len(tokens) - 1), context - 1)]
+def held_out_batches(documents, context, batch_size):
+    """Batches that predict every token of each document but its first exactly once; windows overlap by one token.
+
+    documents: a list of token arrays, which share the batches.
+    """
+    rows = [
+        tokens[i : i + context].tolist() for tokens in documents for i in range(0, max(1, len(tokens) - 1), context - 1)
+    ]
     for start in range(0, len(rows), batch_size):
         token_ids, attention_mask = pad(rows[start : start + batch_size], 0)
         yield {"token_ids": token_ids, "attention_mask": attention_mask}

@@ -15,6 +15,7 @@ import io
 import os
 import re
 import warnings
+import zipfile
 from functools import cache
 from pathlib import Path
 
@@ -58,7 +59,10 @@ def load_synonyms(folder=None):
         def map_wn(self, version="wordnet"):  # to another version's numbers, for other languages: not wanted here
             return {}
 
-    root = _find_wordnet(nltk, folder)
+    try:
+        root = _find_wordnet(nltk, folder)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"nltk's wordnet.zip is damaged or no zip file ({error}): {HOW_TO_GET_WORDNET}") from error
     if isinstance(root, str):
         nltk.data.path.append(root)  # nltk reads only from folders that it was told of
     try:

@@ -1,5 +1,6 @@
 """Back-translation against transformers, its cache, and a kill half-way."""
 
+import random
 import signal
 import subprocess
 import sys
@@ -103,3 +104,33 @@ def test_models_that_are_none(tmp_path):
     (tmp_path / "cache").write_text("not a database, but long enough to be looked at as one" * 20)
     with pytest.raises(UserError, match="cannot be opened"):
         TranslationCache(tmp_path / "cache")
+
+
+def test_a_damaged_cache_is_one_line_or_as_it_was(tmp_path):
+    """150 damages of the file; what is still read is what was written."""
+    draw, path = random.Random(0), tmp_path / "cache.sqlite"
+    written = {f"text {number} " * 9: f"translation {number} " * 9 for number in range(60)}
+    cache = TranslationCache(path)
+    cache.add("model", written)
+    cache.file.close()
+    whole, refused = path.read_bytes(), 0
+    for number in range(150):
+        data = bytearray(whole)
+        if number % 3 == 0:
+            data = data[: draw.randrange(len(data))]
+        else:
+            start = draw.randrange(0, len(data), 512) if number % 3 == 1 else draw.randrange(100)
+            data[start : start + 64] = draw.randbytes(64)
+        path.write_bytes(data)
+        try:
+            cache = TranslationCache(path)
+            cache.known("model")
+            cache.add("model", {"a": "b"})
+        except UserError as error:
+            assert "cache.sqlite" in str(error)
+            refused += 1
+        else:
+            cache.file.close()
+        for leftover in tmp_path.glob("cache.sqlite-*"):
+            leftover.unlink()
+    assert refused > 75

@@ -3,6 +3,9 @@
 import json
 import random
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,7 +138,63 @@ def test_a_corpus_shorter_than_two_windows():
 def test_held_out_windows_predict_every_token_but_the_first_once(length):
     tokens = np.arange(length)
     predicted = []
-    for batch in held_out_batches(tokens, 16, 2):
+    for batch in held_out_batches([tokens], 16, 2):
         for row, mask in zip(batch["token_ids"], batch["attention_mask"], strict=True):
             predicted += row[mask.bool()][1:].tolist()
     assert predicted == list(range(1, length))
+
+
+def parts_of(folder):
+    corpus = Corpus(folder)
+    return {part: dict(corpus.documents(part)) for part in ("train", "held_out")}
+
+
+def test_about_a_hundredth_is_held_out_of_any_kind_of_corpus(tmp_path):
+    """One file of lines, one without any line end, twenty short notes: all are trained on but about a hundredth."""
+    (tmp_path / "lines.txt").write_text("a line of words\n" * 4000)
+    (tmp_path / "endless.txt").write_text("word " * 12_000)
+    for number in range(20):
+        (tmp_path / f"note{number:02}.txt").write_text(f"a note of few words, number {number}")
+    parts = parts_of(tmp_path)
+    train, held = (sum(map(len, parts[part].values())) for part in ("train", "held_out"))
+    texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert train + held == sum(map(len, texts.values())) and 0.004 < held / (train + held) < 0.02
+    assert all(parts["train"].get(name, "") + parts["held_out"].get(name, "") == text for name, text in texts.items())
+
+
+def test_of_many_short_documents_some_are_held_out_whole(tmp_path):
+    for number in range(1000):
+        (tmp_path / f"poem{number:04}.txt").write_text("a poem of some words\n" * 10)
+    parts = parts_of(tmp_path)
+    assert 9 <= len(parts["held_out"]) <= 11 and len(parts["train"]) + len(parts["held_out"]) == 1000
+
+
+def test_documents_share_batches_and_lose_no_token():
+    documents = [np.arange(n) + 1000 * n for n in (2, 40, 7, 16, 17)]
+    batches = list(held_out_batches(documents, 16, 4))
+    rows = [row[mask.bool()] for batch in batches for row, mask in zip(*batch.values(), strict=True)]
+    assert sum(len(row) - 1 for row in rows) == sum(len(tokens) - 1 for tokens in documents)
+    assert len(batches) == -(-len(rows) // 4)
+
+
+@pytest.mark.slow
+def test_a_large_file_is_tokenised_in_bounded_memory(tmp_path):
+    """60 MB as one document in a process that may have 2 GiB (it took 90 MB for every MB)."""
+    (tmp_path / "corpus").mkdir()
+    words = [f"word{number}" for number in range(3000)]
+    draw = random.Random(0)
+    with open(tmp_path / "corpus" / "large.txt", "w") as file:
+        for _ in range(12_000):
+            file.write(" ".join(draw.choices(words, k=600)) + "\n")
+    code = (
+        "import resource, sys; sys.path.insert(0, sys.argv[1]);"
+        "from datasets.corpus import *; from datasets.tokenizer import load_tokenizer;"
+        "from datasets.corpus import _write_tokens;"
+        "tokenizer = load_tokenizer(sys.argv[2]); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "_write_tokens(Corpus(sys.argv[3]).documents('train'), Path(sys.argv[4]), tokenizer, 'uint16');"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
+    )
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-c", code, root, root / "data/gpt2-mini", tmp_path / "corpus", tmp_path / "out.bin"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000, f"{done.stdout} MiB"

@@ -97,3 +97,14 @@ def test_a_missing_wordnet_says_how_to_get_it(tmp_path):
         (tmp_path / name).write_text("damaged")
     with pytest.raises(UserError, match="cannot be read"):
         eda.load_synonyms(tmp_path)("car")
+
+
+def test_a_wordnet_that_is_a_web_page_is_one_line(tmp_path, monkeypatch):
+    nltk = pytest.importorskip("nltk")
+    (tmp_path / "corpora").mkdir()
+    (tmp_path / "corpora" / "wordnet.zip").write_text("<html>not found</html>")
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    if Path("/usr/share/wordnet/index.noun").is_file():
+        pytest.skip("this machine has a WordNet of its own")
+    with pytest.raises(UserError, match=r"wordnet\.zip is damaged or no zip file"):
+        eda.load_synonyms.__wrapped__()

@@ -235,3 +235,25 @@ def test_another_method_on_a_tuned_model_is_refused(gpt2, shift):
     with pytest.raises(UserError, match="has a tuning method already"):
         attach(gpt2, {"adapter": TaskSettings().adapter})
     assert not any(isinstance(module, BottleneckAdapter) for module in gpt2.modules())
+
+
+# --- what is never called ---------------------------------------------------------------------------------------------
+
+FORBIDDEN = {"eval", "exec", "pickle", "dill", "joblib", "marshal", "shelve", "extractall", "system", "popen"}
+
+
+def test_nothing_runs_what_a_file_says():
+    """No pickle, eval, shell or archive that unpacks itself; torch.load reads tensors alone."""
+    for path in [*SOURCES, *ROOT.glob("data/*.py"), *ROOT.glob("benchmarks/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                roots = {(getattr(node, "module", None) or alias.name).split(".")[0] for alias in node.names}
+                assert not roots & FORBIDDEN, path
+            if isinstance(node, ast.Call):
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                evaluation = name == "eval" and isinstance(node.func, ast.Attribute)  # model.eval()
+                assert name not in FORBIDDEN or evaluation, (path, node.lineno)
+                assert options.get("shell") != "True" and "trust_remote_code" not in options, (path, node.lineno)
+                if name == "load" and ast.unparse(node.func) == "torch.load":
+                    assert options.get("weights_only") == "True", (path, node.lineno)

@@ -72,7 +72,7 @@ def test_the_held_out_figures_are_those_of_transformers_and_of_a_count(finished,
     tokens = TokenFile(tokens_folder)
     total, count = 0.0, 0
     with torch.no_grad():
-        for batch in held_out_batches(tokens.held_out["b.txt"], CONTEXT, 1):
+        for batch in held_out_batches([tokens.held_out["b.txt"]], CONTEXT, 1):
             ids = batch["token_ids"]
             total += theirs(ids, labels=ids).loss.item() * (ids.size(1) - 1)
             count += ids.size(1) - 1
