@@ -126,7 +126,7 @@ class RunSettings(Settings, from_flags="always"):
     """run folder"""
 
     run_dir: str | None = flag(None, "folder of this run; by default a new one under runs/", training_only=True)
-    resume: bool = flag(False, "continue the run in --run_dir (or the newest one) after its last complete epoch")
+    resume: bool = flag(False, "go on with the run in --run_dir (or the newest one) where it was stopped")
     checkpoint: str | None = flag(None, "do not train: load this run's best epoch and predict")
 
     def relate(self):
@@ -317,7 +317,7 @@ TAG_SETS = ("penn", "universal", "content", "word")  # of the templates, ever co
 class SonnetData(Settings, from_flags="when predicting"):
     """data"""
 
-    sonnet_path: str = flag("data/sonnets.txt", "training sonnets")
+    sonnet_path: str = flag("data/sonnets.txt", "training sonnets", free_on_resume=True)
     held_out_sonnet_path: str = flag(
         "data/sonnets_held_out.txt", "prompts: sonnets of three lines to be completed", free_on_resume=True
     )
@@ -326,6 +326,7 @@ class SonnetData(Settings, from_flags="when predicting"):
         "data/TRUE_sonnets_held_out_dev.txt",
         "whole dev sonnets: their loss picks the best epoch, their first three lines are completed and scored; "
         "where this file is missing, a tenth of the training sonnets is kept aside for it",
+        free_on_resume=True,
     )
     sonnet_dev_out: str = flag(
         "predictions/generated_sonnets_dev.txt", "where completed dev sonnets go", free_on_resume=True
@@ -429,8 +430,8 @@ class SonnetSettings(TaskSettings):
 class ParaphraseData(Settings, from_flags="when predicting"):
     """data"""
 
-    para_train: str = flag("data/quora-train.csv", "training pairs")
-    para_dev: str = flag("data/quora-dev.csv", "dev pairs: their accuracy picks the best epoch")
+    para_train: str = flag("data/quora-train.csv", "training pairs", free_on_resume=True)
+    para_dev: str = flag("data/quora-dev.csv", "dev pairs: their accuracy picks the best epoch", free_on_resume=True)
     para_test: str = flag("data/quora-test-student.csv", "test pairs, without labels", free_on_resume=True)
     swap_questions: bool = flag(False, "train on every pair in both orders: twice the rows, the question is the same")
     para_dev_out: str = flag("predictions/para-dev-output.csv", "where the dev predictions go", free_on_resume=True)
@@ -545,7 +546,7 @@ class CorpusData(Settings, from_flags="when predicting"):
     held_out: str = flag(
         "",
         "comma-separated files of that folder to measure on, kept out of training; "
-        "by default the last hundredth of every file",
+        "by default about a hundredth of the text: the ends of long files, or whole short ones",
     )
     out: str | None = flag(
         None,

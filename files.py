@@ -13,8 +13,27 @@ LONGEST_NAME = 255  # bytes of a file's name on nearly every file system
 
 def read_text(path):
     """The text of a UTF-8 file (a byte-order mark is dropped), line ends as "\\n". Raises UserError."""
-    try:
+    with _reading(path):
         text = Path(path).read_text(encoding="utf-8-sig")
+    check(text.strip(), f"{path} is empty: put the data there first")
+    return text
+
+
+def read_blocks(path, size):
+    """The same text in blocks of so many characters at most, so that no more than that is held in memory."""
+    with _reading(path), Path(path).open(encoding="utf-8-sig") as file:
+        try:
+            while block := file.read(size):
+                yield block
+        except UnicodeDecodeError as error:  # its places count within what was decoded last
+            raise _not_utf8(path, file.buffer.tell() - len(error.object) + error.start) from error
+
+
+@contextlib.contextmanager
+def _reading(path):
+    """Within this context what goes wrong with reading text is a UserError."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: check the path, or put the course's file there") from error
     except IsADirectoryError as error:
@@ -22,9 +41,11 @@ def read_text(path):
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    check(text.strip(), f"{path} is empty: put the data there first")
-    return text
+        raise _not_utf8(path, error.start) from error
+
+
+def _not_utf8(path, byte):
+    return UserError(f"{path} is not UTF-8 text (byte {byte}): save it as UTF-8")
 
 
 def read_json(path, fields=None, optional=None, remedy="restore it, or make it again"):

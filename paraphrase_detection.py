@@ -129,7 +129,9 @@ def dev_figures(dev, answers):
 
 
 def format_predictions(ids, answers):
-    """The course's hand-in format: every id once, in the input's order."""
+    """The course's hand-in format: every id once, in the input's order. answers: {id: token id of "no" or "yes"}."""
+    if len(set(ids)) != len(ids) or answers.keys() != set(ids) or not set(answers.values()) <= set(ANSWERS.values()):
+        raise RuntimeError(f"{len(answers)} answers for {len(ids)} ids: not one for each, or other than no and yes")
     return "id \t Predicted_Is_Paraphrase \n" + "".join(f"{identifier}, {answers[identifier]} \n" for identifier in ids)
 
 

@@ -39,6 +39,7 @@ from training.runs import content_hash, fingerprint
 
 TASK = "pretrain"
 EVAL_TOKENS = 8192  # a batch, while measuring
+COUNTED_AT_ONCE = 2**20  # tokens
 MOST_LINES = 20  # held-out documents that each get a line in the report
 
 
@@ -139,7 +140,10 @@ class Measure:
 
     def unigram_sums(self):
         """The same of a model that knows how often each token occurs in training (plus one), and nothing else."""
-        counts = 1 + np.bincount(self.tokens.train, minlength=self.tokens.tokenizer.get_vocab_size())
+        size = self.tokens.tokenizer.get_vocab_size()
+        counts = np.ones(size, dtype=np.int64)
+        for start in range(0, len(self.tokens.train), COUNTED_AT_ONCE):  # they are copied to eight bytes each
+            counts += np.bincount(self.tokens.train[start : start + COUNTED_AT_ONCE], minlength=size)
         costs = -np.log(counts / counts.sum())
         return {
             name: (sum(costs[tokens[1:]].sum() for tokens in documents), sum(len(tokens) - 1 for tokens in documents))

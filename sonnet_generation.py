@@ -19,7 +19,7 @@ from tqdm import tqdm
 from cli.script import say
 from cli.tables import format_table, plus_minus
 from datasets import LengthGroupedBatches, SonnetsDataset, load_sonnets
-from datasets.sonnets import PROMPT_LINES, check_whole, format_sonnets, head_of
+from datasets.sonnets import PROMPT_LINES, check_unfinished, check_whole, format_sonnets, head_of, warn_of_known
 from decoding.prosody import load_pronouncing, measure_form
 from decoding.template import Lexicon, format_templates, load_tagger, load_templates
 from decoding.writer import SonnetWriter
@@ -46,6 +46,9 @@ def main(settings, given):
     for sonnets, path in ((training, data.sonnet_path), (gold, data.gold_sonnet_path)):
         check_whole(sonnets, path)
     prompts = load_sonnets(data.held_out_sonnet_path)
+    check_unfinished(prompts, data.held_out_sonnet_path)
+    for sonnets, path in ((gold, data.gold_sonnet_path), (prompts, data.held_out_sonnet_path)):
+        warn_of_known(sonnets, training, path)
     say(f"{len(training)} training sonnets, {len(gold)} dev sonnets, {len(prompts)} prompts to complete")
 
     tuned = assemble(settings)

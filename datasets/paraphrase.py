@@ -13,7 +13,6 @@ from files import read_text
 
 # One wording for training, dev and test. The answer, "no" or "yes", is the next token.
 PROMPT = 'Is "{first}" a paraphrase of "{second}"? Answer "yes" or "no": '
-MOST_LINES = 64  # of one record: a question with more line breaks than that is none
 _TOKENIZE_AT_ONCE = 4096  # rows: bounds the memory of the tokenizer's own bookkeeping
 
 
@@ -29,34 +28,26 @@ def load_paraphrase_data(path, split="train"):
     """The rows of a file: (sentence1, sentence2, label, id) or, for split="test", (sentence1, sentence2, id).
 
     Rows with fewer or more fields than the header has (a tab inside a question shifts the others) are left out and
-    reported (how many, and on which lines), but for the test file, where every id must be answered: there a missing
-    question counts as empty. Raises UserError for a missing column, a label that
-    is neither 0 nor 1, an id that comes twice, or a file without a usable row.
+    reported (how many, and on which lines), but for the test file, where every id must be answered: there a row is
+    answered with what it has. Raises UserError for a missing column, a label that is neither 0 nor 1, an id that comes
+    twice or is not certain, a quotation mark that may hide rows, or a file without a usable row.
     """
-    columns = ["id", "sentence1", "sentence2"] + ([] if split == "test" else ["is_duplicate"])
-    records = _records(path)
-    _, header = next(records)
-    missing = [name for name in columns if name not in header]
-    if missing:
-        found = ", ".join(name or "(unnamed)" for name in header)
-        raise UserError(
-            f"{path} has no column {missing[0]} (found: {found}): it must be tab-separated with a header line"
-        )
-    places = [header.index(name) for name in columns]
+    columns = _Columns(path, split)
     rows, cut_short, left_out, seen = [], [], [], {}
-    for line, fields in records:
-        first, second, identifier, *label = (
-            fields[place].strip() if place < len(fields) else "" for place in (*places[1:3], places[0], *places[3:])
-        )
-        whole = len(fields) == len(header) and all(label)
+    for line, last, fields in _records(path, columns):
+        first, second, identifier, *label = columns.of(fields)
+        whole = columns.is_whole(fields)
         if not identifier or not (whole or split == "test"):
             left_out.append(line)
             continue
         if not whole:
+            columns.check_id_is_certain(line, last)
             cut_short.append(line)
         identifier = identifier.lower()
         if identifier in seen:
             raise UserError(f"{path}: id {identifier} is on line {seen[identifier]} and again on line {line}")
+        if split != "train":
+            _check_can_be_answered(identifier, path, line)
         seen[identifier] = line
         label = () if split == "test" else (_label(label[0], path, line),)
         rows.append((preprocess_string(first), preprocess_string(second), *label, identifier))
@@ -71,65 +62,143 @@ def load_paraphrase_data(path, split="train"):
     return rows
 
 
-def _records(path):
-    """(line number, fields) of every row that is not blank, the header first.
+class _Columns:
+    """Where the columns are that a split needs, by the file's header. Raises UserError where one is not there once."""
 
-    Fields are separated by tabs and may be quoted as in csv, line breaks inside included. A quotation mark that opens
-    no such field is what somebody wrote: where it is never closed, or where closing it would swallow whole rows.
+    def __init__(self, path, split):
+        self.path, self.names = path, ["sentence1", "sentence2", "id"] + ([] if split == "test" else ["is_duplicate"])
+        self.places, self.number = [], 0
+
+    def read(self, header):
+        """Take the first line of the file as the header."""
+        found = ", ".join(name or "(unnamed)" for name in header)
+        for name in sorted(self.names):
+            if header.count(name) != 1:
+                fault = "columns named" if name in header else "column"
+                count = header.count(name) or "no"
+                raise UserError(
+                    f"{self.path} has {count} {fault} {name} (found: {found}): it must be tab-separated with a header "
+                    "line"
+                )
+        self.places, self.number = [header.index(name) for name in self.names], len(header)
+
+    def of(self, fields):
+        """The values of sentence1, sentence2, id and perhaps is_duplicate; what is missing is empty."""
+        return [fields[place].strip() if place < len(fields) else "" for place in self.places]
+
+    def is_whole(self, fields):
+        """Whether a record has as many fields as the header, and a label where there must be one."""
+        return len(fields) == self.number and all(self.of(fields)[3:])
+
+    def is_row(self, line):
+        """Whether a line of text by itself is a record that could be used."""
+        fields = line.split("\t")
+        _, _, identifier, *label = self.of(fields)
+        return len(fields) == self.number and bool(identifier) and all(_label_of(text) is not None for text in label)
+
+    def check_id_is_certain(self, line, last):
+        """Raise UserError for a malformed record that has an id, or perhaps several, of which nobody can be sure."""
+        if self.places[2] > min(self.places[:2]) or line < last:
+            raise UserError(
+                f"{self.path}, line {line}: there are not {self.number} fields, so that its id is not certain: mend "
+                "the line"
+            )
+
+
+def _records(path, columns):
+    """(first line, last line, fields) of every row but blank lines; the header goes to columns.
+
+    Fields are separated by tabs and may be quoted as in csv, tabs and line breaks inside included. Of the ways to read
+    a row, the first that has the header's number of fields is taken: quoted; quoted within its line; split at every
+    tab. A quotation mark that opens no such field is what somebody wrote. Raises UserError where two readings are
+    sound: a quoted field with lines in it that are rows themselves.
     """
-    lines = read_text(path).split("\n")
-    columns, number = None, 0
-    while number < len(lines):
-        fields, used = _record(lines, number, columns)
-        if any(fields):
-            columns = columns or len(fields)
-            yield number + 1, fields
-        number += used
+    text, place, line = read_text(path), 0, 1
+    while place < len(text):
+        end = text.find("\n", place)
+        end = len(text) if end == -1 else end
+        if columns.number:
+            fields, end = _record(text, place, end, line, columns)
+            yield line, line + text.count("\n", place, end), fields
+        elif text[place:end].strip():
+            columns.read(_quoted_fields(text, place, end)[0])
+        line += text.count("\n", place, end) + 1
+        place = end + 1
+        while text.startswith("\n", place):
+            place, line = place + 1, line + 1
 
 
-def _record(lines, start, columns):
-    """(fields, lines used) of the record that begins at lines[start]. columns: the header's, None for the header."""
-    plain = lines[start].split("\t")
-    for used in range(1, min(len(lines) - start, MOST_LINES) + 1):
-        swallowed = [line for line in lines[start + 1 : start + used] if columns and line.count("\t") + 1 >= columns]
-        if swallowed and len(plain) == columns:
-            break  # the row is whole as it stands, and so are those that the quotation mark would swallow
-        fields = _split_quoted("\n".join(lines[start : start + used]))
-        if fields is not None:
-            return fields, used
-    return plain, 1
+def _record(text, start, line_end, line, columns):
+    """(fields, end) of the record at text[start:], whose first line ends at line_end."""
+    fields, end = _quoted_fields(text, start, len(text))
+    if end > line_end:  # there are line breaks in it
+        hidden = _hidden_row(text[start:end].split("\n"), columns)
+        if columns.is_whole(fields):
+            if hidden:
+                raise UserError(
+                    f"{columns.path}, line {line}: a quotation mark opens a field here that takes in the row of line "
+                    f'{line + hidden}: remove the mark, or double it within quotation marks ("""like this)'
+                )
+            return fields, end
+        if not hidden and not columns.is_row(text[start:line_end]):
+            return fields, end
+        fields = _quoted_fields(text, start, line_end)[0]
+    if not columns.is_whole(fields):
+        by_tabs = [_quoted_fields(part, 0, len(part))[0][0] for part in text[start:line_end].split("\t")]
+        fields = by_tabs if columns.is_whole(by_tabs) else fields
+    return fields, line_end
 
 
-def _split_quoted(text):
-    """The fields of a text whose quotation marks are all closed, or None. Within quotes "" stands for one mark."""
-    fields, place = [], 0
+def _hidden_row(lines, columns):
+    """Which of the lines of a quoted record seems to be a row of its own, or None. The first is the record's.
+
+    The last one only counts where the first is a row, too: else neither could do without the other.
+    """
+    rows = [number for number, line in enumerate(lines) if columns.is_row(line)]
+    inner = [number for number in rows if number > 0 and (number < len(lines) - 1 or rows[0] == 0)]
+    return inner[0] if inner else None
+
+
+_QUOTED = re.compile(r'"((?:[^"]++|"")*+)"(?=[\t\n]|\Z)')  # possessive: no backtracking, linear in the text
+_UNQUOTED = re.compile(r"[^\t\n]*")
+
+
+def _quoted_fields(text, start, stop):
+    """(fields, end) of the record at text[start:stop] as csv has it. Within quotes "" stands for one mark."""
+    fields, place = [], start
     while True:
-        if text[place : place + 1] == '"':
-            match = re.compile(r'"((?:[^"]|"")*)"(?=\t|$)', re.DOTALL).match(text, place)
-            if match is None or (match.end() < len(text) and text[match.end()] != "\t"):
-                return None
-            fields.append(match[1].replace('""', '"'))
-            place = match.end()
-        else:
-            end = text.find("\t", place)
-            end = len(text) if end == -1 else end
-            if "\n" in text[place:end]:
-                return None  # only a quoted field goes on in the next line
-            fields.append(text[place:end])
-            place = end
-        if place >= len(text):
-            return fields
+        found = _QUOTED.match(text, place, stop) or _UNQUOTED.match(text, place, stop)
+        fields.append(found[1].replace('""', '"') if found.re is _QUOTED else found[0])
+        place = found.end()
+        if place >= stop or text[place] == "\n":
+            return fields, place
         place += 1  # the tab
 
 
-def _label(text, path, line):
+def _label_of(text):
+    """0, 1 or None for what is no label."""
     try:
         label = float(text)
     except ValueError:
-        label = None
-    if label not in (0.0, 1.0):
-        raise UserError(f"{path}, line {line}: is_duplicate is {text!r}, it must be 0 or 1")
-    return int(label)
+        return None
+    return int(label) if label in (0.0, 1.0) else None
+
+
+def _label(text, path, line):
+    label = _label_of(text)
+    if label is None:
+        shown = text if len(text) <= 40 else f"{text[:37]}..."
+        raise UserError(f"{path}, line {line}: is_duplicate is {shown!r}, it must be 0 or 1")
+    return label
+
+
+def _check_can_be_answered(identifier, path, line):
+    """The hand-in has a line an id, and a comma behind it."""
+    if "," in identifier or not identifier.isprintable():
+        raise UserError(
+            f"{path}, line {line}: the id {identifier[:40]!r} has a comma or a control character, which the file of "
+            "answers cannot hold: rename it"
+        )
 
 
 class ParaphraseDetectionTestDataset:

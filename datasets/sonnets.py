@@ -1,8 +1,11 @@
 """Sonnet files: a header, then numbered sonnets (or three-line prompts), as the course hands them out."""
 
+import itertools
 import re
+import statistics
 import unicodedata
 
+from cli.script import say
 from config import END_OF_TEXT
 from datasets.batching import pad
 from errors import UserError
@@ -10,41 +13,106 @@ from files import read_text
 
 PROMPT_LINES, SONNET_LINES = 3, 14
 MOST_LINES = 18  # of a sonnet; the course's longest has 15
+FEW_WORDS = 4  # so many at most has a heading
+_ROMAN = r"(?=[IVXLC])C{0,3}(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
 # A line that is nothing but a number, dressed in whatever marks and perhaps called a sonnet; a Roman one in capitals
-_HEADING = re.compile(r"\W*(?:(?i:(?:sonnet|number|no)\W*)?\d+|(?i:sonnet\W+)?[IVXLC]+)\W*")
+_HEADING = re.compile(rf"[\W_]*(?:(?i:(?:sonnet|number|no)[\W_]*)?(\d+)|(?i:sonnet\W+)?({_ROMAN}))[\W_]*")
 
 
 def load_sonnets(path):
-    """The sonnets of a file as strings; header and numbers dropped, line ends "\\n". Raises UserError.
+    """The sonnets of a file as strings; header and numbers dropped, line ends "\\n".
 
-    A sonnet of more lines than any has is refused by its line: a heading in it was not recognised.
+    Raises UserError, with the line, where it is not certain that each number begins a sonnet, and each sonnet has one.
     """
-    starts, sonnets = [], []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if is_heading(line):
-            starts.append(number)
-            sonnets.append([])
-        elif sonnets:
-            sonnets[-1].append(line)
-    texts = ["\n".join(lines).strip() for lines in sonnets]
+    lines = read_text(path).splitlines()
+    starts = [place for place, line in enumerate(lines) if is_heading(line)]
+    sonnets = [lines[start + 1 : stop] for start, stop in itertools.pairwise([*starts, len(lines)])]
+    texts = ["\n".join(sonnet).strip() for sonnet in sonnets]
     if not any(texts):
         raise UserError(f"{path} holds no sonnet: each must follow a line with its number")
-    for place, (start, text) in enumerate(zip(starts, texts, strict=True), start=1):
-        if not text:
-            raise UserError(f"{path}: the sonnet at place {place} is empty")
-        count = len(lines_of(text))
-        if count > MOST_LINES:
-            raise UserError(
-                f"{path}: the sonnet that begins at line {start} has {count} lines: is a heading in it no number on a "
-                "line of its own? Give each sonnet such a line"
-            )
+    _check_header(lines[: starts[0]], path)
+    for place, (start, sonnet) in enumerate(zip(starts, sonnets, strict=True), start=1):
+        if not texts[place - 1]:
+            raise UserError(f"{path}: the sonnet at place {place} is empty (line {start + 1} numbers it)")
+        _check_sonnet(sonnet, start + 1, path)
+    _check_numbers([lines[start] for start in starts], starts, [len(lines_of(text)) for text in texts], path)
     return texts
+
+
+def _check_sonnet(lines, heading, path):
+    """Raise UserError where a sonnet may be several. heading: the line of the file with its number."""
+    count = sum(bool(line.strip()) for line in lines)
+    if count > MOST_LINES:
+        raise UserError(
+            f"{path}: the sonnet that begins at line {heading} has {count} lines: is a heading in it no number on a "
+            "line of its own? Give each sonnet such a line"
+        )
+    place = _heading_unlike_a_number(lines)
+    if place is not None:
+        raise UserError(
+            f"{path}, line {heading + 1 + place}: {_visible(lines[place])[:40]!r} stands alone as a heading does: make "
+            "it a number if it begins a sonnet, else put it beside a line of its sonnet, or remove it"
+        )
+
+
+def _heading_unlike_a_number(lines):
+    """Where in a sonnet a short line stands between blank ones, while the others stand together; or None."""
+    blank = [not line.strip() for line in lines]
+    alone = [
+        not blank[i] and all(blank[i - 1 : i]) and all(blank[i + 1 : i + 2]) and not all(blank[:i])
+        for i in range(len(lines))
+    ]
+    together = any(not one and not other for one, other in itertools.pairwise(blank))
+    short = [i for i, line in enumerate(lines) if alone[i] and len(line.split()) <= FEW_WORDS]
+    return short[0] if short and together else None
+
+
+def _check_header(lines, path):
+    """Raise UserError where what stands before the first number seems to hold a sonnet, or the lines of a prompt."""
+    paragraphs = [list(group) for filled, group in itertools.groupby(lines, lambda line: bool(line.strip())) if filled]
+    if any(len(paragraph) >= PROMPT_LINES for paragraph in paragraphs[1:]):
+        place = lines.index(next(p for p in paragraphs[1:] if len(p) >= PROMPT_LINES)[0])
+        raise UserError(
+            f"{path}, line {place + 1}: these lines follow no number: give their sonnet a line with its number, or "
+            "shorten the header"
+        )
+    if len(lines_of("\n".join(lines))) >= SONNET_LINES:
+        raise UserError(
+            f"{path}: its first number comes only on line {len(lines) + 1}: is the first sonnet without one?"
+        )
+
+
+def _check_numbers(headings, starts, lengths, path):
+    """Raise UserError for a number out of turn that cuts a sonnet: two parts, no longer together than most sonnets."""
+    numbers = [_number(heading) for heading in headings]
+    for place in range(1, len(numbers)):
+        others = lengths[: place - 1] + lengths[place + 1 :]
+        if numbers[place] == numbers[place - 1] + 1 or not others:
+            continue
+        if lengths[place - 1] + lengths[place] <= statistics.mode(others):
+            raise UserError(
+                f"{path}, line {starts[place] + 1}: the number {_visible(headings[place])} cuts a sonnet into parts of "
+                f"{lengths[place - 1]} and {lengths[place]} lines: if it is a line of it, join it to another"
+            )
+
+
+def _visible(line):
+    """A line without invisible characters (zero-width spaces, byte-order marks) and white space around it."""
+    return "".join(mark for mark in line if unicodedata.category(mark) != "Cf").strip()
 
 
 def is_heading(line):
     """Whether a line numbers a sonnet: 12, 12., ### 12 ###, Sonnet 12, XII, with invisible characters or without."""
-    visible = "".join(mark for mark in line if unicodedata.category(mark) != "Cf").strip()
-    return _HEADING.fullmatch(visible) is not None
+    return _HEADING.fullmatch(_visible(line)) is not None
+
+
+def _number(heading):
+    """The number of a heading, at most nine digits of it."""
+    digits, roman = _HEADING.fullmatch(_visible(heading)).groups()
+    if digits:
+        return int(digits[-9:])
+    values = [{"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}[letter] for letter in roman]
+    return sum(-value if value < after else value for value, after in itertools.pairwise([*values, 0]))
 
 
 def check_whole(sonnets, path):
@@ -57,17 +125,44 @@ def check_whole(sonnets, path):
             )
 
 
+def check_unfinished(prompts, path):
+    """Raise UserError for a prompt to which no line can be added."""
+    for place, prompt in enumerate(prompts, start=1):
+        count = len(lines_of(prompt))
+        if count >= SONNET_LINES:
+            raise UserError(
+                f"{path}: the prompt at place {place} has {count} lines, a whole sonnet {SONNET_LINES}: give the file "
+                f"with the prompts (their first {PROMPT_LINES} lines)"
+            )
+
+
+def warn_of_known(sonnets, training, path):
+    """Say how many sonnets (or prompts) begin as a training sonnet does."""
+    seen = {tuple(head_of(sonnet).split()) for sonnet in training}
+    known = sum(tuple(head_of(sonnet).split()) in seen for sonnet in sonnets)
+    if known:
+        say(f"{path}: {known} of {len(sonnets)} are training sonnets, too: their scores say little")
+
+
+def verses(text):
+    """The lines of a text that are not blank; what reads as the number of a sonnet joins the line before or after."""
+    lines = []
+    for line in map(str.rstrip, lines_of(text)):
+        lines.append(line)
+        while len(lines) > 1 and (is_heading(lines[-1]) or is_heading(lines[0])):
+            lines[-2:] = [f"{lines[-2]} {lines[-1].lstrip()}"]
+    return lines
+
+
 def format_sonnets(sonnets):
-    """The course's hand-in format. A line that would be read as the next sonnet's number joins the line before it."""
-    texts = []
-    for sonnet in sonnets:
-        lines = []
-        for line in sonnet.splitlines():
-            if lines and is_heading(line):
-                lines[-1] += f" {line.strip()}"
-            else:
-                lines.append(line)
-        texts.append("\n".join(lines))
+    """The course's hand-in format, from which `load_sonnets` reads the same sonnets.
+
+    A line that would be read as the next sonnet's number joins its neighbour. Raises UserError for a text of no words.
+    """
+    texts = ["\n".join(verses(sonnet)) for sonnet in sonnets]
+    for place, text in enumerate(texts):
+        if not text or is_heading(text):
+            raise UserError(f"the sonnet for prompt {place} is {text!r}: without words it cannot be handed in")
     return "--Generated Sonnets-- \n\n" + "".join(f"\n{index}\n{text}\n\n" for index, text in enumerate(texts))
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from config import END_OF_TEXT
 from datasets.batching import run_in_parts
-from datasets.sonnets import SONNET_LINES, lines_of
+from datasets.sonnets import SONNET_LINES, lines_of, verses
 from decoding.beam import beam_search
 from decoding.form import LineTokens, SonnetForm
 from decoding.generation import generate
@@ -135,5 +135,5 @@ def complete_lines(text):
 
 
 def tidy(text):
-    """At most 14 lines, none blank, no white space at their ends."""
-    return "\n".join(line.rstrip() for line in lines_of(text)[:SONNET_LINES])
+    """At most 14 lines, none blank or nothing but a number, no white space at their ends."""
+    return "\n".join(verses(text)[:SONNET_LINES])

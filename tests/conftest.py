@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the suite may reach out
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # on a loaded machine threads wait for one another; of processes, too
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes that tests start inherit it
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from tests.helpers import CONTEXT, LINES, MINI, VOCAB, WORDS, prose
 from tests.inputs import write_pairs, write_sonnets
 from tests.tiny import forget_accelerate_state, make_hugging_face_gpt2
 
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # threads of several processes wait for one another on a loaded machine
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -70,3 +70,23 @@ GENERALIZED = PoolingSettings(pooling="generalized", pooling_heads=3, pooling_hi
 
 
 WORDS = ["yes", "no", "eye", "one", "noon", "yonder", "hen", "bee"]
+
+
+class RandomRows:
+    """Random token rows as a dataset: an item is (number, row), and a batch names its rows."""
+
+    def __init__(self, number, seed=0, lengths=(5, 30)):
+        random = torch.Generator().manual_seed(seed)
+        self.lengths = torch.randint(*lengths, (number,), generator=random).tolist()
+        self.rows = [torch.randint(0, 8599, (n,), generator=random) for n in self.lengths]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return index, self.rows[index]
+
+    def collate_fn(self, items):
+        ids = torch.nn.utils.rnn.pad_sequence([row for _, row in items], batch_first=True, padding_value=8599)
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for _, row in items], batch_first=True)
+        return {"token_ids": ids, "attention_mask": mask, "sent_ids": [f"row{index}" for index, _ in items]}

@@ -7,12 +7,10 @@ import paraphrase_detection
 import sonnet_generation
 from cli.flags import parse_flags
 from config import ParaphraseSettings, SonnetSettings
+from tests.helpers import WORDS
 from tests.tiny import forget_accelerate_state
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-WORDS = ["yes", "no", "eye", "one", "noon", "yonder", "hen", "bee"]
 
 
 def sonnet(number, lines=14):

@@ -6,9 +6,8 @@ import peft
 import torch
 from torch import nn
 
+from tests.tuned import INPUT_IDS
 from tuning.state import trainable_state_dict
-
-INPUT_IDS = torch.arange(40).view(2, 20) * 31 % 8600
 
 
 def randomise(gpt2):
@@ -17,6 +16,11 @@ def randomise(gpt2):
         for p in gpt2.parameters():
             if p.requires_grad:
                 p.add_(0.3 * torch.randn_like(p))
+
+
+@torch.no_grad()
+def their_logits(model):
+    return model(input_ids=INPUT_IDS).logits[:, -INPUT_IDS.size(1) :]
 
 
 def check_gradients(ours, theirs):

@@ -23,6 +23,16 @@ def tokenizer(tokens_folder):
     return load_tokenizer(tokens_folder)
 
 
+def parts_of(folder):
+    """{"train", "held_out": {name: text}}"""
+    corpus = Corpus(folder)
+    return {part: {name: "".join(p) for name, p in corpus.documents(part)} for part in ("train", "held_out")}
+
+
+def training_pieces(folder):
+    return (piece for _, pieces in Corpus(folder, ["b.txt"]).documents("train") for piece in pieces)
+
+
 def test_answers_and_end_of_text_have_gpt2s_places(tokenizer):
     assert tokenizer.get_vocab_size() == VOCAB
     assert sorted(tokenizer.get_vocab().values()) == list(range(VOCAB))
@@ -53,7 +63,7 @@ def test_transformers_reads_the_saved_tokenizer_alike(tokenizer, tokens_folder, 
 
 
 def test_the_same_text_gives_the_same_tokenizer(tokenizer, corpus_folder):
-    again = train_tokenizer((text for _, text in Corpus(corpus_folder, ["b.txt"]).documents("train")), VOCAB)
+    again = train_tokenizer(training_pieces(corpus_folder), VOCAB)
     assert again.to_str() == tokenizer.to_str()
 
 
@@ -64,7 +74,7 @@ def test_learned_merges_are_kept_but_for_the_answers(corpus_folder, tokenizer, t
     plain = Tokenizer(models.BPE())
     plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(vocab_size=VOCAB - 1, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
-    plain.train_from_iterator((text for _, text in Corpus(corpus_folder, ["b.txt"]).documents("train")), trainer)
+    plain.train_from_iterator(training_pieces(corpus_folder), trainer)
     theirs = json.loads(plain.to_str())["model"]["merges"]
     ours = json.loads(tokenizer.to_str())["model"]["merges"]
     added = [merge for merge in ours if merge not in theirs]
@@ -94,13 +104,12 @@ def test_the_files_hold_every_document_and_its_end(corpus_folder, tokens_folder,
         assert read.record["held_out"][0]["bytes"] == len(held_out.encode())
 
 
-def test_by_default_the_last_hundredth_of_every_file_is_held_out(corpus_folder):
-    corpus = Corpus(corpus_folder)
-    parts = {part: dict(corpus.documents(part)) for part in ("train", "held_out")}
+def test_by_default_a_hundredth_of_every_long_file_is_held_out(corpus_folder):
+    parts = parts_of(corpus_folder)
     assert list(parts["train"]) == list(parts["held_out"]) == ["a.txt", "b.txt", "sub/c.txt"]
     for name, text in parts["held_out"].items():
         assert parts["train"][name] + text == (corpus_folder / name).read_text(encoding="utf-8")
-        assert 0.01 <= len(text) / len(parts["train"][name]) < 0.02
+        assert parts["train"][name].endswith("\n") and 0.005 < len(text) / len(parts["train"][name]) < 0.015
 
 
 def test_every_pass_takes_every_window_once_and_starts_elsewhere():
@@ -142,11 +151,6 @@ def test_held_out_windows_predict_every_token_but_the_first_once(length):
         for row, mask in zip(batch["token_ids"], batch["attention_mask"], strict=True):
             predicted += row[mask.bool()][1:].tolist()
     assert predicted == list(range(1, length))
-
-
-def parts_of(folder):
-    corpus = Corpus(folder)
-    return {part: dict(corpus.documents(part)) for part in ("train", "held_out")}
 
 
 def test_about_a_hundredth_is_held_out_of_any_kind_of_corpus(tmp_path):

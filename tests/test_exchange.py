@@ -13,12 +13,13 @@ from config import ParaphraseSettings, SonnetSettings
 from errors import UserError
 from exchange import main, open_tuned, parse, task_model
 from models.gpt2 import GPT2Model
+from tests.peft_hosts import their_logits
+from tests.tuned import INPUT_IDS
 from training.runs import Run, fingerprint
 from tuning.attach import attach
 from tuning.register import chosen_methods
 
 ROOT = Path(__file__).resolve().parents[1]
-IDS = torch.arange(40).view(2, 20) * 31 % 8600
 
 
 def run(arguments):
@@ -48,12 +49,7 @@ def make_run(folder, model_folder, *tuning, task="sonnet_generation", **groups):
 
 @torch.no_grad()
 def logits(model):
-    return model.gpt.hidden_state_to_token(model.gpt(IDS)["last_hidden_state"])
-
-
-@torch.no_grad()
-def their_logits(model):
-    return model(input_ids=IDS).logits[:, -IDS.size(1) :]
+    return model.gpt.hidden_state_to_token(model.gpt(INPUT_IDS)["last_hidden_state"])
 
 
 def test_show_says_what_was_tuned(tmp_path, model_folder, capsys):

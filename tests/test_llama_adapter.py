@@ -10,10 +10,9 @@ from config import (
 )
 from errors import UserError
 from models.sonnet_gpt import SonnetGPT
-from tests.peft_hosts import INPUT_IDS, randomise
+from tests.peft_hosts import randomise
+from tests.tuned import INPUT_IDS, MASK
 from tuning.attach import attach
-
-MASK = torch.ones_like(INPUT_IDS)
 
 
 @pytest.mark.parametrize("gate", ["scalar", "head"])

@@ -12,6 +12,7 @@ from config import LoRASettings, SonnetSettings, TrainingSettings
 from datasets import LengthGroupedBatches
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT
+from tests.helpers import RandomRows
 from tests.peft_hosts import PeftHost
 from tests.tiny import forget_accelerate_state, make_hugging_face_gpt2
 from training.assembly import load_trained, make_accelerator
@@ -20,26 +21,6 @@ from training.runs import Run
 from tuning.attach import attach
 from tuning.register import default_learning_rate
 from tuning.state import trainable_state_dict
-
-
-class Rows:
-    """Random token rows of different lengths, as a dataset."""
-
-    def __init__(self, number, seed=0):
-        random = torch.Generator().manual_seed(seed)
-        self.lengths = torch.randint(5, 30, (number,), generator=random).tolist()
-        self.rows = [torch.randint(0, 8599, (n,), generator=random) for n in self.lengths]
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, index):
-        return self.rows[index]
-
-    def collate_fn(self, rows):
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=8599)
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)
-        return {"token_ids": ids, "attention_mask": mask}
 
 
 def language_model_loss(model, batch):
@@ -58,12 +39,12 @@ def load(folder, dropout=0.0):
 def train(gpt2, folder, settings, rows=40, after_step=None, resumed=False, scores=None):
     """The loop on random rows; returns the run, its best epoch in gpt2. scores: what evaluate answers, epoch by epoch
     (default: falling loss)."""
-    model, dev = SonnetGPT(gpt2), Rows(8, seed=1)
-    batches = LengthGroupedBatches(Rows(rows), settings.batch_size, shuffle=True, seed=settings.seed)
+    model, dev = SonnetGPT(gpt2), RandomRows(8, seed=1)
+    batches = LengthGroupedBatches(RandomRows(rows), settings.batch_size, shuffle=True, seed=settings.seed)
     answers = iter(scores or [])
 
     def evaluate(model):
-        loss, count = language_model_loss(model, dev.collate_fn(dev.rows))
+        loss, count = language_model_loss(model, dev.collate_fn([dev[i] for i in range(8)]))
         return {"score": next(answers) if scores else -(loss / count).item(), "dev loss": (loss / count).item()}
 
     base = {"weights": "", "config": {}}  # (what is held to it: test_runs.py)
@@ -84,7 +65,7 @@ def plain_torch_losses(loss_of, parameters, settings, rows=40):
     """The reference: torch's optimizer, torch's schedule arithmetic written out, torch's clipping, 30 steps."""
     optimizer = torch.optim.AdamW(parameters, lr=settings.lr, eps=1e-6, weight_decay=0)
     losses, total = [], 30
-    batches = LengthGroupedBatches(Rows(rows), settings.batch_size, shuffle=True, seed=settings.seed)
+    batches = LengthGroupedBatches(RandomRows(rows), settings.batch_size, shuffle=True, seed=settings.seed)
     for epoch in (1, 2, 3):
         for batch in batches.epoch(epoch):
             warmup, step = round(settings.warmup_ratio * total), len(losses)

@@ -5,16 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from config import (
-    LINEAR_NAMES,
-    LoRASettings,
-)
+from config import LoRASettings
 from modules.lora import LoRALinear, combine_lora
 from tests.peft_hosts import PeftHost, compare_with_injected, randomise
+from tests.tuned import ALL
 from tuning.attach import attach, detach
 from tuning.state import load_tuning, trainable_state_dict
-
-ALL = ",".join(LINEAR_NAMES)
 
 
 @pytest.mark.parametrize("targets", ["query,value", "query,value,interm_dense", ALL])

@@ -9,7 +9,6 @@ import torch
 from peft.utils.other import get_pattern_key
 
 from config import (
-    LINEAR_NAMES,
     AdaLoRASettings,
     AdapterSettings,
     IA3Settings,
@@ -24,16 +23,12 @@ from errors import UserError
 from formats import peft_config
 from formats.peft import read_folder, write_folder
 from formats.peft_config import check_fields, pattern_value
+from tests.peft_hosts import their_logits
 from tests.tiny import make_hugging_face_gpt2
+from tests.tuned import ALL, INPUT_IDS
 from tuning.attach import attach
 from tuning.portable import from_peft, prompt_tensors, to_peft
 from tuning.state import load_tuning, trainable_state_dict
-
-ALL = ",".join(LINEAR_NAMES)
-
-
-IDS = torch.arange(40).view(2, 20) * 31 % 8600
-
 
 METHODS = {
     "lora": {"lora": LoRASettings(lora_rank=3, lora_alpha=7, lora_targets=ALL)},
@@ -68,12 +63,7 @@ def tuned(gpt2, methods):
 
 @torch.no_grad()
 def logits(gpt2):
-    return gpt2.hidden_state_to_token(gpt2(IDS)["last_hidden_state"])
-
-
-@torch.no_grad()
-def their_logits(model):
-    return model(input_ids=IDS).logits[:, -IDS.size(1) :]
+    return gpt2.hidden_state_to_token(gpt2(INPUT_IDS)["last_hidden_state"])
 
 
 @pytest.mark.parametrize("choice", METHODS)
@@ -260,13 +250,13 @@ def test_an_adapter_of_gpt2model_without_a_head_is_read(gpt2, hugging_face_gpt2,
         for p in theirs.parameters():
             if p.requires_grad:
                 p.normal_(std=0.2)
-        expected = theirs(IDS).last_hidden_state
+        expected = theirs(INPUT_IDS).last_hidden_state
     theirs.save_pretrained(tmp_path)
     methods, tensors = from_peft(*read_folder(tmp_path), gpt2.config)
     attach(gpt2, methods)
     load_tuning(gpt2, tensors)
     with torch.no_grad():
-        torch.testing.assert_close(gpt2.eval()(IDS)["last_hidden_state"], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(gpt2.eval()(INPUT_IDS)["last_hidden_state"], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_start_that_changed_the_base_is_refused(gpt2, hugging_face_gpt2, tmp_path):

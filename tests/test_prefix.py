@@ -8,7 +8,8 @@ from config import (
     PrefixSettings,
 )
 from modules.prefix import drop_mlp
-from tests.peft_hosts import INPUT_IDS, compare_with_peft_on_hugging_face, randomise
+from tests.peft_hosts import compare_with_peft_on_hugging_face, randomise
+from tests.tuned import INPUT_IDS
 from tuning.attach import attach
 
 

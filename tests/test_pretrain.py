@@ -196,7 +196,7 @@ def test_an_unreadable_file_is_named(corpus_folder, monkeypatch):
     def refuse(self, *arguments, **options):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match=r"a\.txt cannot be read"):
         list(Corpus(corpus_folder).documents("train"))
 

@@ -11,7 +11,8 @@ from config import (
     LoRASettings,
 )
 from modules.quantization import BLOCK, OUTER_BLOCK, NF4Linear, dequantize_nf4, dynamic_levels, quantize_nf4
-from tests.peft_hosts import INPUT_IDS, check_gradients, randomise
+from tests.peft_hosts import check_gradients, randomise
+from tests.tuned import INPUT_IDS
 from tuning.attach import attach
 from tuning.state import trainable_state_dict
 

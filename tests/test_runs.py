@@ -14,6 +14,7 @@ from datasets import LengthGroupedBatches
 from errors import Diverged, UserError
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT, language_model_loss
+from tests.helpers import RandomRows
 from tests.tiny import forget_accelerate_state
 from training.assembly import load_trained, make_accelerator
 from training.loop import TrainingLoop, learning_rate_factor, total_steps
@@ -21,26 +22,6 @@ from training.runs import Run, content_hash, fingerprint
 from tuning.attach import attach
 
 BASE = {"weights": "", "config": {}}
-
-
-class Rows:
-    """Random token rows of different lengths, as a dataset."""
-
-    def __init__(self, number, seed=0):
-        random = torch.Generator().manual_seed(seed)
-        self.lengths = torch.randint(3, 9, (number,), generator=random).tolist()
-        self.rows = [torch.randint(0, 8599, (n,), generator=random) for n in self.lengths]
-
-    def __len__(self):
-        return len(self.rows)
-
-    def __getitem__(self, index):
-        return index, self.rows[index]
-
-    def collate_fn(self, items):
-        ids = torch.nn.utils.rnn.pad_sequence([row for _, row in items], batch_first=True, padding_value=8599)
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for _, row in items], batch_first=True)
-        return {"token_ids": ids, "attention_mask": mask, "sent_ids": [f"row{index}" for index, _ in items]}
 
 
 class Stop(BaseException):
@@ -62,8 +43,9 @@ def train(model_folder, tmp_path):
         torch.manual_seed(1)
         gpt2 = GPT2Model.from_pretrained(str(model_folder))
         attach(gpt2, {"lora": LoRASettings(lora_rank=2)})
-        model, dev = SonnetGPT(gpt2), Rows(3, seed=1)
-        batches = LengthGroupedBatches(Rows(rows), settings.batch_size, shuffle=True, seed=settings.seed)
+        model, dev = SonnetGPT(gpt2), RandomRows(3, seed=1, lengths=(3, 9))
+        dataset = RandomRows(rows, lengths=(3, 9))
+        batches = LengthGroupedBatches(dataset, settings.batch_size, shuffle=True, seed=settings.seed)
 
         def evaluate(model):
             if score is not None:

@@ -1,4 +1,4 @@
-"""Both task scripts from end to end on a tiny model: what a student runs, and the files that are handed in."""
+"""What holds for both task scripts, end to end on a tiny model: checkpoints, resumed and parallel runs, imports."""
 
 import json
 import os
@@ -13,42 +13,8 @@ from safetensors.torch import load_file
 import paraphrase_detection
 import sonnet_generation
 from config import TUNING_METHODS
-from datasets import load_sonnets
-from tests.inputs import ROOT, check_prediction_file, check_sonnet_file, run, without, write_pairs
+from tests.inputs import ROOT, check_prediction_file, run, without, write_pairs
 from training.runs import Run
-
-
-@pytest.mark.parametrize("method", ["", "--lora", "--adapter", "--lora --adapter --adapter_placement pfeiffer"])
-def test_sonnets_from_training_to_the_file(sonnet_flags, tmp_path, capsys, method):
-    run(sonnet_generation, sonnet_flags + method.split())
-    out = capsys.readouterr().out
-    check_sonnet_file(tmp_path / "out/sonnets.txt", load_sonnets("prompts.txt"))
-    for words in ("trained parameters", "seconds an epoch", "peak memory", "floor: prompt alone", "chrF continuation"):
-        assert words in out
-    folder = tmp_path / "runs" / ("sonnet-" + ("-".join(re.findall(r"--(lora|adapter)\b", method)) or "full"))
-    assert (folder / "last/optimizer.safetensors").exists()
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [r["epoch"] for r in records if "dev loss" in r] == [1, 2]
-    if method:
-        assert (folder / "best/model.safetensors").stat().st_size < 200_000  # the whole model has 1.3 MB
-
-
-def test_a_checkpoint_gives_the_same_sonnets_merged_or_not(sonnet_flags, tmp_path):
-    sonnet_flags = [*sonnet_flags, "--precision", "fp32"]  # in bf16 the same up to rounding only
-    run(sonnet_generation, [*sonnet_flags, "--lora", "--temperature", "0"])
-    first = (tmp_path / "out/sonnets.txt").read_bytes()
-    for more in ([], ["--merge"], ["--eval_batch_size", "1"]):
-        again = [
-            *without(sonnet_flags, "--epochs", "--lr"),
-            "--checkpoint",
-            "runs/sonnet-lora",
-            "--temperature",
-            "0",
-            *more,
-        ]
-        (tmp_path / "out/sonnets.txt").unlink()
-        run(sonnet_generation, again + more)
-        assert (tmp_path / "out/sonnets.txt").read_bytes() == first
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -87,59 +53,6 @@ def test_adalora_goes_on_to_the_same_result(pair_flags, tmp_path, monkeypatch):
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
     kept = load_file(tmp_path / "whole" / "best" / "model.safetensors")
     assert not any("importance" in name for name in kept)  # prediction needs none of it
-
-
-def test_without_gold_a_tenth_is_kept_aside(sonnet_flags, capsys):
-    run(sonnet_generation, without(sonnet_flags, "--gold_sonnet_path"))
-    assert "11 training sonnets, 1 dev sonnets" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        "",
-        "--head linear --pooling attention --lora",
-        "--head linear --pooling generalized --pooling_heads 2 --pooling_penalty parameters --adapter",
-        "--pooling mean --merge --lora",
-    ],
-)
-def test_pairs_from_training_to_the_files(pair_flags, tmp_path, capsys, more):
-    run(paraphrase_detection, pair_flags + more.split())
-    out = capsys.readouterr().out
-    check_prediction_file(tmp_path / "out/dev.csv", [f"id{row}" for row in range(10)])
-    check_prediction_file(tmp_path / "out/test.csv", [f"id{row}" for row in range(7)])
-    assert "dev macro-F1" in out and "always the commoner answer" in out
-    name = "-".join(["paraphrase", *(re.findall(r"--(lora|adapter)\b", more) or ["full"])])
-    figures = json.loads((tmp_path / "runs" / name / "report.json").read_text())["figures"]
-    assert all(f"{title} " in out and value in out for title, value in figures.items())
-
-
-def test_swapped_questions_double_the_training_rows_and_no_others(pair_flags, monkeypatch):
-    seen = []
-    original = paraphrase_detection.ParaphraseDetectionDataset
-
-    def spy(rows, *arguments):
-        seen.append(rows)
-        return original(rows, *arguments)
-
-    monkeypatch.setattr(paraphrase_detection, "ParaphraseDetectionDataset", spy)
-    run(paraphrase_detection, [*pair_flags, "--swap_questions"])
-    dev, training = seen
-    assert (len(dev), len(training)) == (10, 64)
-    for (first, second, label, identifier), swapped in zip(training[:32], training[32:], strict=True):
-        assert swapped == (second, first, label, identifier)
-    assert any(row[0] != row[1] for row in training)
-
-
-def test_a_pair_checkpoint_brings_its_own_head_and_methods(pair_flags, tmp_path):
-    run(
-        paraphrase_detection,
-        [*pair_flags, *["--head", "linear", "--pooling", "attention", "--lora", "--lora_rank", "2"]],
-    )
-    first = (tmp_path / "out/test.csv").read_bytes(), (tmp_path / "out/dev.csv").read_bytes()
-    (tmp_path / "out/test.csv").unlink()
-    run(paraphrase_detection, [*without(pair_flags, "--epochs", "--lr"), "--checkpoint", "runs/paraphrase-lora"])
-    assert ((tmp_path / "out/test.csv").read_bytes(), (tmp_path / "out/dev.csv").read_bytes()) == first
 
 
 def test_resume_needs_no_other_flag(sonnet_flags, tmp_path, monkeypatch):

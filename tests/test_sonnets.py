@@ -30,9 +30,9 @@ def test_sonnets_lose_header_and_numbers(tmp_path, tokenizer, line_end):
     [
         ("Header\nand no number\n", " holds no sonnet: each must follow a line with its number"),
         ("Header\n\n1\n\n", " holds no sonnet: each must follow a line with its number"),
-        ("Header\n\n1\n\nA line\n\n2\n\n", ": the sonnet at place 2 is empty"),
-        ("Header\n\n1\n\n\n2\n\nA line\n\n3\n\nB line\n", ": the sonnet at place 1 is empty"),
-        ("Header\n\n1\n\nA line\n\n2\n\n\n\n3\n\nB line\n", ": the sonnet at place 2 is empty"),
+        ("Header\n\n1\n\nA line\n\n2\n\n", ": the sonnet at place 2 is empty (line 7 numbers it)"),
+        ("Header\n\n1\n\n\n2\n\nA line\n\n3\n\nB line\n", ": the sonnet at place 1 is empty (line 3 numbers it)"),
+        ("Header\n\n1\n\nA line\n\n2\n\n\n\n3\n\nB line\n", ": the sonnet at place 2 is empty (line 7 numbers it)"),
     ],
 )
 def test_a_sonnet_file_with_an_empty_sonnet_is_refused(tmp_path, text, message):
