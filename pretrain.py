@@ -142,8 +142,8 @@ class Measure:
         """The same of a model that knows how often each token occurs in training (plus one), and nothing else."""
         size = self.tokens.tokenizer.get_vocab_size()
         counts = np.ones(size, dtype=np.int64)
-        for start in range(0, len(self.tokens.train), COUNTED_AT_ONCE):  # they are copied to eight bytes each
-            counts += np.bincount(self.tokens.train[start : start + COUNTED_AT_ONCE], minlength=size)
+        for first in range(0, len(self.tokens.train), COUNTED_AT_ONCE):  # they are copied to eight bytes each
+            counts += np.bincount(self.tokens.train[first : first + COUNTED_AT_ONCE], minlength=size)
         costs = -np.log(counts / counts.sum())
         return {
             name: (sum(costs[tokens[1:]].sum() for tokens in documents), sum(len(tokens) - 1 for tokens in documents))
