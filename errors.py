@@ -6,6 +6,10 @@ class UserError(Exception):
 
     exit_code = 2
 
+    def __init__(self, message=""):
+        line = " ".join(str(message).splitlines())  # what a file holds may have line ends, or codes for terminals
+        super().__init__("".join(mark if mark.isprintable() else "\ufffd" for mark in line))
+
 
 class Diverged(UserError):
     """Training or prediction came to numbers that are not finite. What was kept before is good."""

@@ -38,6 +38,16 @@ def perplexity(mean_loss):
     return math.exp(mean_loss) if mean_loss < 700 else math.inf
 
 
+def absurdity(mean_loss, vocab_size):
+    """A line that says so where a loss (nats a token) is finite but worse than guessing among all tokens; else None."""
+    if mean_loss <= math.log(vocab_size):
+        return None
+    return (
+        f"warning: perplexity {perplexity(mean_loss):.0f} is worse than guessing among {vocab_size} tokens: is --lr "
+        "too high, or the tokenizer another model's?"
+    )
+
+
 @torch.no_grad()
 def predict_paraphrase(loader, model, device):
     """(ids, predictions) over a loader's batches; predictions are token ids, those of "no" and "yes".

@@ -10,7 +10,7 @@ python exchange.py import FOLDER --run_dir RUN --task sonnet_generation --model_
 import argparse
 
 from cli.flags import FlagParser
-from cli.script import run_script, start
+from cli.script import on_stop, run_script, start
 
 TASKS = ("sonnet_generation", "paraphrase_detection")
 
@@ -31,14 +31,17 @@ if __name__ == "__main__":  # before the heavy imports, so that --help and typin
     OPTIONS = start(parse)
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from cli.flags import settings_from_dict
 from cli.tables import format_table
 from config import ParaphraseSettings, SonnetSettings
-from errors import check
-from files import check_writable
+from errors import UserError, check
+from files import check_writable, sync_folder
 from formats.hub import TOKENIZER_FILES, find_model
 from formats.hugging_face import read_config, save_pretrained
 from formats.peft import read_folder, write_folder
@@ -61,6 +64,35 @@ def main(options):
         check_writable(target / "file")
         check(not target.exists() or not any(target.iterdir()), f"--{needed}: {target} is not empty: choose another")
     {"show": show, "merge": merge_run, "export": export_run, "import": import_folder}[options.action](options)
+
+
+@contextlib.contextmanager
+def whole_folder(target):
+    """A new folder that becomes target (absent, or empty) where this context ends well, and else is removed."""
+    target = Path(target).resolve()
+    unfinished = target.with_name(f".{target.name[:100]}.{os.getpid()}.unfinished")
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        for file in unfinished.rglob("*"):
+            _sync(file)
+        if target.is_dir():
+            target.rmdir()
+        os.rename(unfinished, target)
+        sync_folder(target.parent)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write {target} ({reason}): make room, or choose another place") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _sync(path):
+    """Put a file, or a folder's names, on the disk."""
+    if path.is_dir():
+        return sync_folder(path)
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
 
 
 def open_tuned(source, model_path=None, model_size=None):
@@ -112,10 +144,11 @@ def merge_run(options):
     tuned, model, _, _ = open_tuned(options.source, options.model_path, options.model_size)
     if tuned.methods:
         tuned.merge()
-    save_pretrained(tuned.gpt2, options.out)
-    for name in TOKENIZER_FILES:
-        if (tuned.folder / name).is_file():
-            shutil.copyfile(tuned.folder / name, Path(options.out, name))
+    with whole_folder(options.out) as folder:
+        save_pretrained(tuned.gpt2, folder)
+        for name in TOKENIZER_FILES:
+            if (tuned.folder / name).is_file():
+                shutil.copyfile(tuned.folder / name, folder / name)
     _say_what_stays(model)
     print(f"{options.out}: a plain GPT-2, for --model_path and for transformers")
 
@@ -123,7 +156,9 @@ def merge_run(options):
 def export_run(options):
     tuned, model, _, _ = open_tuned(options.source, options.model_path, options.model_size)
     tensors = trainable_state_dict(tuned.gpt2) | prompt_tensors(tuned.gpt2)
-    write_folder(options.out, *to_peft(tuned.methods, tensors, tuned.gpt2.config, tuned.folder))
+    exported = to_peft(tuned.methods, tensors, tuned.gpt2.config, tuned.folder)
+    with whole_folder(options.out) as folder:
+        write_folder(folder, *exported)
     _say_what_stays(model)
     if "ptuning" in tuned.methods:
         print("peft keeps the virtual tokens, not the network that wrote them: it comes back as prompt tuning")
@@ -140,7 +175,10 @@ def _say_what_stays(model):
 
 def import_folder(options):
     record, tensors = read_folder(options.source)
-    base = find_model(options.model_path or options.model_size or record.get("base_model_name_or_path") or "gpt2")
+    wanted, revision = options.model_path or options.model_size, record.get("revision")
+    known = wanted or revision in (None, "", "main")
+    check(known, f"{options.source} was trained on revision {revision!r} of its base: give that model by --model_path")
+    base = find_model(wanted or record.get("base_model_name_or_path") or "gpt2")
     methods, ours = from_peft(record, tensors, read_config(base))
     settings = SETTINGS[options.task]()
     settings.model.model_path, settings.tuning.tuning = str(base), tuple(methods)
@@ -149,10 +187,12 @@ def import_folder(options):
         setattr(settings, name, group)
     tuned = assemble(settings, with_tokenizer=False)
     load_tuning(tuned.gpt2, ours, options.source)
-    run = Run(Path(options.run_dir))
-    with contextlib.closing(run):
-        run.begin(options.task, settings, tuned.fingerprint)
-        run.save_best(task_model(tuned.gpt2, settings), {"epoch": 0, "score": 0.0})
+    with whole_folder(options.run_dir) as folder:
+        run = Run(folder)
+        with contextlib.closing(run):
+            run.begin(options.task, settings, tuned.fingerprint)
+            on_stop("nothing was kept")  # a run that goes on is none yet
+            run.save_best(task_model(tuned.gpt2, settings), {"epoch": 0, "score": 0.0})
     print(f"{options.run_dir}: {', '.join(methods)}, for {options.task}.py --checkpoint {options.run_dir}")
 
 

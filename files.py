@@ -66,7 +66,7 @@ def read_json(path, fields=None, optional=None, remedy="restore it, or make it a
     for name, kinds in {**(fields or {}), **(optional or {})}.items():
         check(name in values or name in (optional or {}), f"{path} is damaged (it has no {name}): {remedy}")
         if name in values and not is_a(values[name], kinds):
-            raise UserError(f"{path} is damaged ({name} is {_shortened(values[name])}): {remedy}")
+            raise UserError(f"{path} is damaged ({name} is {shortened(values[name])}): {remedy}")
     return values
 
 
@@ -83,7 +83,8 @@ def is_a(value, kinds):
     return False
 
 
-def _shortened(value):
+def shortened(value):
+    """What a value from JSON looks like, short enough for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

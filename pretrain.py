@@ -27,7 +27,7 @@ from config import DROPOUTS, END_OF_TEXT, GPT2Config
 from datasets.corpus import Corpus, PackedBatches, TokenFile, held_out_batches, prepare_corpus
 from datasets.tokenizer import save_tokenizer
 from errors import UserError
-from evaluation import perplexity
+from evaluation import absurdity, perplexity
 from files import check_writable
 from formats.hugging_face import save_pretrained
 from models.gpt2 import GPT2Model
@@ -104,6 +104,8 @@ def make_batches(tokens, settings, accelerator):
 def train(loop, batches, measure):
     def evaluate(model):
         loss = measure.total(model)
+        if line := absurdity(loss, model.gpt.config.vocab_size):
+            say(line)
         return {"score": -loss, "held-out loss": loss, "held-out perplexity": perplexity(loss)}
 
     options = loop.settings
@@ -142,8 +144,8 @@ class Measure:
         """The same of a model that knows how often each token occurs in training (plus one), and nothing else."""
         size = self.tokens.tokenizer.get_vocab_size()
         counts = np.ones(size, dtype=np.int64)
-        for first in range(0, len(self.tokens.train), COUNTED_AT_ONCE):  # they are copied to eight bytes each
-            counts += np.bincount(self.tokens.train[first : first + COUNTED_AT_ONCE], minlength=size)
+        for place in range(0, len(self.tokens.train), COUNTED_AT_ONCE):  # they are copied to eight bytes each
+            counts += np.bincount(self.tokens.train[place : place + COUNTED_AT_ONCE], minlength=size)
         costs = -np.log(counts / counts.sum())
         return {
             name: (sum(costs[tokens[1:]].sum() for tokens in documents), sum(len(tokens) - 1 for tokens in documents))

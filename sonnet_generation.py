@@ -24,7 +24,7 @@ from decoding.prosody import load_pronouncing, measure_form
 from decoding.template import Lexicon, format_templates, load_tagger, load_templates
 from decoding.writer import SonnetWriter
 from errors import UserError, check
-from evaluation import mean_and_deviation, perplexity, score_sonnets, sonnet_floors
+from evaluation import absurdity, mean_and_deviation, perplexity, score_sonnets, sonnet_floors
 from files import check_writable, write_text
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
 from training.assembly import assemble, load_trained, open_session
@@ -119,6 +119,8 @@ def check_prompts(prompts, tokenizer, context):
 def train(loop, batches, dev_batches, loss_fn):
     def evaluate(model):
         loss = held_out_loss(model, dev_batches, loop.accelerator.device)
+        if line := absurdity(loss, model.gpt.config.vocab_size):
+            say(line)
         return {"score": -loss, "dev loss": loss, "dev perplexity": perplexity(loss)}
 
     return loop.fit(batches, loss_fn, evaluate)

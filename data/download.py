@@ -132,8 +132,8 @@ def _receive(url, part):
     from tqdm import tqdm
 
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
+        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing lies beyond what we have: it is whole, or not this file at all
@@ -141,7 +141,9 @@ def _receive(url, part):
         if error.code >= 500:
             return False
         raise UserError(f"{url} is not there (HTTP {error.code}): check --url, or get the file by hand") from error
-    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+    except (http.client.InvalidURL, ValueError) as error:
+        raise UserError(f"{url} is no address ({error}): check --url") from error
+    except (urllib.error.URLError, TimeoutError) as error:
         if isinstance(getattr(error, "reason", None), ConnectionResetError):
             return False
         reason = getattr(error, "reason", error)
@@ -154,7 +156,7 @@ def _receive(url, part):
         if response.status != 206:  # the server does not go on in the middle: from the start
             have = 0
         left = response.headers.get("Content-Length")
-        total = None if left is None else have + int(left)
+        total = have + int(left) if (left or "").isdecimal() else None
         bar = tqdm(desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, disable=None)
         with open(part, "ab" if have else "wb") as file, bar:
             while True:

@@ -8,6 +8,7 @@ stopped goes on where it was, and the next run asks no model at all.
 import hashlib
 import importlib.util
 import sqlite3
+import zlib
 from functools import cached_property
 from pathlib import Path
 
@@ -23,44 +24,60 @@ TOKENIZER_FILES = ("source.spm", "target.spm", "vocab.json")
 
 
 class TranslationCache:
-    """Translations on disk. path: the SQLite file, made if need be. Raises UserError."""
+    """Translations on disk. path: the SQLite file, made if need be. Raises UserError, also for a damaged file.
+
+    SQLite checks how its file is built, not what it says: each row has a checksum. (Those of older caches have none.)
+    """
 
     def __init__(self, path):
+        self.path = path
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             self.file = sqlite3.connect(path, timeout=60)
             self.file.execute(
                 "CREATE TABLE IF NOT EXISTS translations (model TEXT, source TEXT, translation TEXT, "
-                "PRIMARY KEY (model, source)) WITHOUT ROWID"
+                "checksum INTEGER, PRIMARY KEY (model, source)) WITHOUT ROWID"
             )
             found = self.file.execute("PRAGMA quick_check").fetchone()
-        except (OSError, sqlite3.Error) as error:
+            columns = [row[1] for row in self.file.execute("PRAGMA table_info(translations)")]
+            if columns == ["model", "source", "translation"]:
+                self.file.execute("ALTER TABLE translations ADD COLUMN checksum INTEGER")
+        except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
             raise UserError(
-                f"the cache {path} cannot be opened ({error}): choose another place, or remove it"
+                f"the cache {path} cannot be opened ({str(error)[:80]}): choose another place, or remove it"
             ) from error
-        check(found == ("ok",), f"the cache {path} is damaged ({found}): remove it, and it is made again")
-        self.path = path
+        check(found == ("ok",), f"the cache {path} is damaged ({str(found)[:80]}): remove it, and it is made again")
 
     def known(self, model):
         """{source: translation} of a model."""
         try:
             rows = self.file.execute(
-                "SELECT source, translation FROM translations WHERE model = ?", (model,)
+                "SELECT source, translation, checksum FROM translations WHERE model = ?", (model,)
             ).fetchall()
         except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
-            raise UserError(f"the cache {self.path} is damaged ({error}): remove it, and it is made again") from error
-        whole = all(isinstance(text, str) for row in rows for text in row)
-        check(whole, f"the cache {self.path} is damaged (it holds no texts): remove it, and it is made again")
-        return dict(rows)
+            raise UserError(
+                f"the cache {self.path} cannot be read ({str(error)[:80]}): if it is damaged, remove it, and it is "
+                "made again"
+            ) from error
+        for source, translation, checksum in rows:
+            whole = isinstance(source, str) and isinstance(translation, str)
+            whole = whole and checksum in (None, _checksum(source, translation))
+            check(whole, f"the cache {self.path} is damaged (it holds other texts): remove it, and it is made again")
+        return {source: translation for source, translation, _ in rows}
 
     def add(self, model, translations):
         """Keep {source: translation}, all or nothing."""
-        rows = [(model, source, translation) for source, translation in translations.items()]
+        rows = [(model, *pair, _checksum(*pair)) for pair in translations.items()]
         try:
             with self.file:
-                self.file.executemany("INSERT OR REPLACE INTO translations VALUES (?, ?, ?)", rows)
+                self.file.executemany("INSERT OR REPLACE INTO translations VALUES (?, ?, ?, ?)", rows)
         except sqlite3.Error as error:
-            raise UserError(f"cannot write {self.path} ({error}): make room; what was translated is kept") from error
+            fault = str(error)[:80]
+            raise UserError(f"cannot write {self.path} ({fault}): make room; what was translated is kept") from error
+
+
+def _checksum(source, translation):
+    return zlib.crc32(f"{source}\0{translation}".encode())
 
 
 class MarianTranslator:

@@ -139,6 +139,7 @@ def prepare_corpus(corpus, folder, vocab_size, context):
             record[part] = _write_tokens(corpus.documents(part), unfinished / f"{part}.bin", tokenizer, dtype)
         paths = {part: unfinished / f"{part}.bin" for part in ("train", "held_out")}
         record["crc32"] = {part: _crc(np.memmap(path, dtype=dtype, mode="r")) for part, path in paths.items()}
+        record["crc32"]["documents"] = _documents_crc(record)
         (unfinished / "corpus.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         os.replace(unfinished, folder)
     except OSError as error:
@@ -203,6 +204,9 @@ class TokenFile:
         self.train, tokens = self._mapped("train"), self._mapped("held_out")
         ends = np.cumsum([document["tokens"] for document in self.record["held_out"]])
         names = [document["name"] for document in self.record["held_out"]]
+        crc = self.record.get("crc32", {}).get("documents")  # older folders have none
+        whole = crc in (None, _documents_crc(self.record))
+        check(whole, f"{self.folder}/corpus.json is damaged (other documents than were written): {self.remedy}")
         check(len(set(names)) == len(names), f"{self.folder}/corpus.json is damaged (a name twice): {self.remedy}")
         self.held_out = dict(zip(names, np.split(tokens, ends[:-1]), strict=True))
 
@@ -217,7 +221,7 @@ class TokenFile:
             raise UserError(f"{path} is damaged ({error}): {self.remedy}") from error
         wanted = sum(document["tokens"] for document in documents)
         check(len(tokens) == wanted, f"{path} has {len(tokens)} tokens, not {wanted}: {self.remedy}")
-        crc = self.record.get("crc32", {}).get(part)  # older folders have none
+        crc = self.record.get("crc32", {}).get(part)
         whole = crc in (None, _crc(tokens)) and int(tokens.max()) < self.tokenizer.get_vocab_size()
         check(whole, f"{path} is damaged (it holds other tokens than were written): {self.remedy}")
         return tokens
@@ -228,6 +232,10 @@ def _is_document(record):
     if not isinstance(record, dict) or not all(is_a(record.get(name), kind) for name, kind in kinds.items()):
         return False
     return record["tokens"] > 0 and record["bytes"] > 0
+
+
+def _documents_crc(record):
+    return zlib.crc32(json.dumps([record["train"], record["held_out"]]).encode())
 
 
 def _crc(tokens):

@@ -16,6 +16,7 @@ import os
 import re
 import warnings
 import zipfile
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +32,7 @@ STOP_WORDS = frozenset(
     what when where which while who whom whose why will with won't would wouldn't you your yours yourself""".split()  # noqa: SIM905
 )
 LEXICOGRAPHER_FILES = 45  # of WordNet 3.0; nltk wants their names, which Debian's package leaves out and nobody needs
+DEBIANS = Path("/usr/share/wordnet")
 HOW_TO_GET_WORDNET = (
     "get it with `python -m nltk.downloader wordnet` or, on Debian and Ubuntu, `apt install wordnet-base`, "
     "or name its folder with --wordnet"
@@ -46,7 +48,7 @@ def load_synonyms(folder=None):
     """
     try:
         import nltk
-        from nltk.corpus.reader.wordnet import WordNetCorpusReader, WordNetError
+        from nltk.corpus.reader.wordnet import WordNetCorpusReader
     except ImportError as error:
         raise UserError("--augment eda needs the package nltk: pip install -r requirements-extra.txt") from error
 
@@ -61,30 +63,44 @@ def load_synonyms(folder=None):
 
     try:
         root = _find_wordnet(nltk, folder)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError) as error:
         raise UserError(f"nltk's wordnet.zip is damaged or no zip file ({error}): {HOW_TO_GET_WORDNET}") from error
     if isinstance(root, str):
         nltk.data.path.append(root)  # nltk reads only from folders that it was told of
     try:
         with warnings.catch_warnings(action="ignore"):  # that there are no other languages
             wordnet = Reader(root, None)
-    except (OSError, LookupError, ValueError, WordNetError) as error:
-        raise UserError(f"WordNet in {root} cannot be read ({error}): {HOW_TO_GET_WORDNET}") from error
+    except Exception as error:  # nltk raises whatever its parser meets in a damaged file
+        raise _unreadable(root, error) from error
+    return _synonyms_of(wordnet, root)
+
+
+def _synonyms_of(wordnet, root):
+    """synonyms(word) as above, of an nltk reader."""
 
     @cache
     def synonyms(word):
-        names = {
-            name.replace("_", " ").replace("-", " ").lower() for s in wordnet.synsets(word) for name in s.lemma_names()
-        }
+        try:
+            # nltk only warns of a word whose entry is not there
+            with warnings.catch_warnings(action="error", category=UserWarning):
+                found = [name for synset in wordnet.synsets(word) for name in synset.lemma_names()]
+        except Exception as error:
+            raise _unreadable(root, error) from error
+        names = {name.replace("_", " ").replace("-", " ").lower() for name in found}
         return sorted(name for name in names if name != word and re.fullmatch("[a-z ]+", name))
 
     return synonyms
 
 
+def _unreadable(root, error):
+    fault = str(error)[:80] or type(error).__name__
+    return UserError(f"WordNet in {root} cannot be read ({fault}): {HOW_TO_GET_WORDNET}")
+
+
 def _find_wordnet(nltk, folder):
     """The folder with WordNet's files, a string, or nltk's pointer to them within a zip file. Raises UserError."""
     places = [Path(folder)] if folder else [Path(path, "corpora", "wordnet") for path in nltk.data.path]
-    places += [] if folder else [Path("/usr/share/wordnet")]
+    places += [] if folder else [DEBIANS]
     for place in places:
         if (place / "index.noun").is_file() and os.access(place / "data.noun", os.R_OK):
             return str(place.resolve())

@@ -45,7 +45,7 @@ def load_paraphrase_data(path, split="train"):
             cut_short.append(line)
         identifier = identifier.lower()
         if identifier in seen:
-            raise UserError(f"{path}: id {identifier} is on line {seen[identifier]} and again on line {line}")
+            raise UserError(f"{path}: id {identifier[:80]} is on line {seen[identifier]} and again on line {line}")
         if split != "train":
             _check_can_be_answered(identifier, path, line)
         seen[identifier] = line
@@ -72,6 +72,7 @@ class _Columns:
     def read(self, header):
         """Take the first line of the file as the header."""
         found = ", ".join(name or "(unnamed)" for name in header)
+        found = found if len(found) <= 200 else f"{found[:200]}..."
         for name in sorted(self.names):
             if header.count(name) != 1:
                 fault = "columns named" if name in header else "column"

@@ -83,16 +83,26 @@ def _check_header(lines, path):
 
 
 def _check_numbers(headings, starts, lengths, path):
-    """Raise UserError for a number out of turn that cuts a sonnet: two parts, no longer together than most sonnets."""
+    """Raise UserError for a number out of turn that cuts a sonnet, and for one that is missing between two.
+
+    Cut: the two parts together are no longer than most sonnets. Missing: one sonnet is twice as long as most.
+    """
     numbers = [_number(heading) for heading in headings]
     for place in range(1, len(numbers)):
         others = lengths[: place - 1] + lengths[place + 1 :]
         if numbers[place] == numbers[place - 1] + 1 or not others:
             continue
-        if lengths[place - 1] + lengths[place] <= statistics.mode(others):
+        before, after, usual = lengths[place - 1], lengths[place], statistics.mode(others)
+        where, shown = f"{path}, line {starts[place] + 1}", _visible(headings[place])[:20]
+        if before + after <= usual:
             raise UserError(
-                f"{path}, line {starts[place] + 1}: the number {_visible(headings[place])} cuts a sonnet into parts of "
-                f"{lengths[place - 1]} and {lengths[place]} lines: if it is a line of it, join it to another"
+                f"{where}: the number {shown} cuts a sonnet into parts of {before} and {after} lines: if it is a line "
+                "of it, join it to another"
+            )
+        if before >= 2 * usual and numbers[place] > numbers[place - 1]:
+            raise UserError(
+                f"{where}: the number {shown} comes after {_visible(headings[place - 1])[:20]}, and between them are "
+                f"{before} lines: if these are two sonnets, number the second"
             )
 
 
@@ -131,7 +141,7 @@ def check_unfinished(prompts, path):
         count = len(lines_of(prompt))
         if count >= SONNET_LINES:
             raise UserError(
-                f"{path}: the prompt at place {place} has {count} lines, a whole sonnet {SONNET_LINES}: give the file "
+                f"{path}: the prompt at place {place} has {count} lines, nothing could be added to it: give the file "
                 f"with the prompts (their first {PROMPT_LINES} lines)"
             )
 
@@ -162,7 +172,7 @@ def format_sonnets(sonnets):
     texts = ["\n".join(verses(sonnet)) for sonnet in sonnets]
     for place, text in enumerate(texts):
         if not text or is_heading(text):
-            raise UserError(f"the sonnet for prompt {place} is {text!r}: without words it cannot be handed in")
+            raise UserError(f"the sonnet for prompt {place} is {text[:20]!r}: without words it cannot be handed in")
     return "--Generated Sonnets-- \n\n" + "".join(f"\n{index}\n{text}\n\n" for index, text in enumerate(texts))
 
 

@@ -7,51 +7,116 @@ import json
 import sys
 from pathlib import Path
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from config import ANSWERS, END_OF_TEXT
 from errors import UserError, check
-from files import read_json
+from files import read_json, shortened
+
+REMEDY = "download the model again"
+# Options of a BPE that cut text otherwise than GPT-2's, which has none of them.
+_OTHER_CUTS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges", "byte_fallback")
+_NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
 def load_tokenizer(folder):
-    """The Tokenizer of a model folder, from tokenizer.json, or from vocab.json and merges.txt. Raises UserError."""
+    """The Tokenizer of a model folder, from tokenizer.json, or from vocab.json and merges.txt. Raises UserError.
+
+    As transformers reads them for GPT-2: vocabulary, merges and added tokens; a padding, a truncation or a
+    post-processor of the file's own is left out. What would cut or change the text otherwise is refused.
+    """
     folder = Path(folder)
     try:
-        if (folder / "tokenizer.json").is_file():
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            tokenizer = _byte_level(models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-            tokenizer.add_special_tokens([END_OF_TEXT])
-            _add_tokens(tokenizer, folder)
-        else:
-            raise UserError(f"{folder} holds no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt")
-    except UserError:
-        raise
+        vocabulary, merges = _read_bpe(folder)
+        listed, others = _read_added_tokens(folder)
+        known = END_OF_TEXT in vocabulary or END_OF_TEXT in [token.content for token in listed.values()]
+        check(known, f"the tokenizer in {folder} has no token {END_OF_TEXT}: it is not GPT-2's")
+        _check_cuts(folder)
+        lacking = len(set(pre_tokenizers.ByteLevel.alphabet()) - vocabulary.keys())
+        check(not lacking, f"the tokenizer in {folder} has no token for {lacking} of the 256 bytes: text would be lost")
+        tokenizer = _byte_level(models.BPE(vocab=vocabulary, merges=merges))
+        tokenizer.add_tokens([listed[number] for number in sorted(listed)] + others)
+    except UserError as error:
+        reason = str(error).removesuffix(f": {REMEDY}")
+        if reason == str(error):
+            raise
+        raise UserError(f"the tokenizer in {folder} cannot be read ({reason}): {REMEDY}") from error
     except Exception as error:  # the library raises plain Exception for a damaged file
-        raise UserError(f"the tokenizer in {folder} cannot be read ({error}): download the model again") from error
-    if tokenizer.token_to_id(END_OF_TEXT) is None:
-        raise UserError(f"the tokenizer in {folder} has no token {END_OF_TEXT}: it is not GPT-2's")
-    if tokenizer.normalizer is not None:
-        raise UserError(f"the tokenizer in {folder} changes the text before it encodes it: GPT-2's does not; take that")
-    tokenizer.no_padding()  # a tokenizer.json may carry settings of its own
-    tokenizer.no_truncation()
-    if tokenizer.post_processor is not None:  # it may add tokens; this one adds none
-        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+        raise UserError(f"the tokenizer in {folder} cannot be read ({error}): {REMEDY}") from error
+    for number, token in sorted(listed.items()):
+        found = tokenizer.token_to_id(token.content)
+        check(found == number, f"{folder}: the added token {token.content!r} shall have id {number}, it has {found}")
+    numbers = sorted(tokenizer.get_vocab().values())
+    each = numbers == list(range(len(numbers)))
+    check(each, f"the tokenizer in {folder} is damaged: its ids are not 0 to {len(numbers) - 1}, each once")
     return tokenizer
 
 
-def _add_tokens(tokenizer, folder):
-    """The tokens that a folder of vocab.json and merges.txt lists beside its vocabulary, each with its id."""
-    added = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").is_file() else {}
-    if (folder / "tokenizer_config.json").is_file():
-        decoder = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
-        check(isinstance(decoder, dict), f"{folder}/tokenizer_config.json is damaged: added_tokens_decoder")
-        added = {token.get("content"): int(number) for number, token in decoder.items()} | added
-    for token, number in sorted(added.items(), key=lambda item: item[1]):
-        tokenizer.add_tokens([AddedToken(token, normalized=False)])
-        found = tokenizer.token_to_id(token)
-        check(found == number, f"{folder}: the added token {token!r} shall have id {number}, it has {found}")
+def _read_bpe(folder):
+    """(vocabulary, merges) of a folder."""
+    if (folder / "tokenizer.json").is_file():
+        model = read_json(folder / "tokenizer.json", {"model": dict}, remedy=REMEDY)["model"]
+        vocabulary, merges = model.get("vocab"), model.get("merges", [])
+        check(isinstance(vocabulary, dict) and isinstance(merges, list), f"tokenizer.json holds no BPE: {REMEDY}")
+        return vocabulary, [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
+    files = folder / "vocab.json", folder / "merges.txt"
+    found = all(file.is_file() for file in files)
+    check(found, f"{folder} holds no tokenizer: it needs tokenizer.json, or vocab.json and merges.txt")
+    return read_json(files[0], remedy=REMEDY), models.BPE.read_file(*map(str, files))[1]
+
+
+def _check_cuts(folder):
+    """Raise UserError where a folder's files ask for another cutting of the text than GPT-2's."""
+    options, whole = _read_if_there(folder / "tokenizer_config.json"), _read_if_there(folder / "tokenizer.json")
+    for name in ("add_prefix_space", "split_special_tokens"):
+        check(not options.get(name), f"{folder}/tokenizer_config.json: {name} changes the text; GPT-2's does not")
+    if not whole:
+        return
+    changes = whole.get("normalizer") is not None
+    check(not changes, f"the tokenizer in {folder} changes the text before it encodes it: GPT-2's does not; take that")
+    cut, model = whole.get("pre_tokenizer"), whole["model"]
+    same = isinstance(cut, dict) and cut.get("type") == "ByteLevel" and cut.get("use_regex", True) is True
+    same = same and not cut.get("add_prefix_space") and model.get("type", "BPE") == "BPE"
+    check(same, f"the tokenizer in {folder} cuts the text otherwise than GPT-2's byte-level BPE: take that")
+    for name in _OTHER_CUTS:
+        check(
+            not model.get(name),
+            f"{folder}/tokenizer.json: {name} is {shortened(model.get(name))}; GPT-2's BPE has none",
+        )
+
+
+def _read_added_tokens(folder):
+    """({id: AddedToken}, [AddedToken]): those listed with an id, and special ones that follow, as in transformers."""
+    options = _read_if_there(folder / "tokenizer_config.json")
+    if "added_tokens_decoder" in options:
+        decoder = options["added_tokens_decoder"]
+        check(isinstance(decoder, dict), f"tokenizer_config.json is damaged (added_tokens_decoder): {REMEDY}")
+        listed = {int(number): _token(entry) for number, entry in decoder.items()}
+    else:  # as before transformers 4.34
+        options |= _read_if_there(folder / "special_tokens_map.json")
+        added = _read_if_there(folder / "added_tokens.json")
+        listed = {int(number): AddedToken(token, normalized=False) for token, number in added.items()}
+        for entry in _read_if_there(folder / "tokenizer.json").get("added_tokens") or []:
+            listed[int(entry["id"])] = _token({name: value for name, value in entry.items() if name != "id"})
+    extra = options.get("extra_special_tokens") or options.get("additional_special_tokens") or []
+    special = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+    special |= {name: value for name, value in options.items() if name in _NAMED}
+    named = [special.get(name) for name in _NAMED]
+    named += [v for k, v in options.items() if k.endswith("_token") and k not in _NAMED and isinstance(v, str)]
+    tokens = [_token(one) for one in (*named, *(extra.values() if isinstance(extra, dict) else extra)) if one]
+    here = {token.content for token in listed.values()}
+    return listed, [token for token in tokens if token.content not in here]
+
+
+def _token(entry):
+    """An AddedToken of a record, or of a special token's text."""
+    if isinstance(entry, str):
+        return AddedToken(entry, special=True)
+    return AddedToken(**{name: value for name, value in entry.items() if name != "__type"})
+
+
+def _read_if_there(path):
+    return read_json(path, remedy=REMEDY) if path.is_file() else {}
 
 
 def train_tokenizer(texts, vocab_size):

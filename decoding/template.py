@@ -113,9 +113,12 @@ def load_templates(path):
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip() and not line.startswith("#"):
             count, _, template = line.partition("\t")
-            if not (count.isdigit() and int(count) and template.split()):
+            if not (re.fullmatch("[0-9]{1,9}", count) and int(count) and template.split()):
                 raise UserError(f'{path}, line {number}: must be a count, a tab and tags ("3<tab>DT NN +,")')
-            templates[" ".join(template.split())] = int(count)
+            template = " ".join(template.split())
+            if template in templates:
+                raise UserError(f"{path}, line {number}: this template came before: add its count to that of the other")
+            templates[template] = int(count)
     if not templates:
         raise UserError(f"{path} holds no template")
     return templates

@@ -1,25 +1,34 @@
 """Where a model's files are: a local folder, the hub's cache, or the Hugging Face hub itself."""
 
 import contextlib
-import os
+import re
 import socket
 import threading
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
-from huggingface_hub.constants import ENDPOINT
-from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
+from huggingface_hub.constants import ENDPOINT, HF_HUB_ETAG_TIMEOUT
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
 from config import MODEL_SIZES
 from errors import UserError, check
-from files import read_json
+from files import read_json, shortened
 
-TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json")
-# Seconds to look up the hub's name, which fails where there is no network, and to wait for its first answer; the hub's
-# own variable sets another.
-_NAME_TIMEOUT = 3.0
-_HUB_TIMEOUT = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", "15"))
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")  # owner/model
+# Seconds to look up the hub's name, which fails where there is no network, and to wait for its first answer: ten, or
+# what the hub's own variable HF_HUB_ETAG_TIMEOUT says.
+_NAME_TIMEOUT = 2.0
+_HUB_TIMEOUT = float(HF_HUB_ETAG_TIMEOUT)
 
 
 def find_model(model):
@@ -30,13 +39,21 @@ def find_model(model):
     """
     if model in MODEL_SIZES:
         return _from_hub(MODEL_SIZES[model][0])
-    if Path(model).is_dir():
-        found = (Path(model) / "config.json").is_file()
-        check(found, f"{model} holds no config.json: it is no model folder in Hugging Face layout")
-        return Path(model)
-    if Path(model).is_absolute() or model.count("/") != 1 or model.startswith("."):
+    folder = Path(model)
+    try:
+        found = (folder / "config.json").is_file()
+    except OSError as error:  # a name that is too long, say
+        raise UserError(f"model folder {shortened(model)} cannot be read ({error.strerror}): check the path") from error
+    if found:
+        return folder
+    if not _HUB_NAME.fullmatch(model):
+        check(not folder.is_dir(), f"{model} holds no config.json: it is no model folder in Hugging Face layout")
         raise UserError(f"model folder {model} does not exist: give a folder with config.json and model.safetensors")
-    return _from_hub(model)
+    try:
+        return _from_hub(model)
+    except UserError as error:
+        check(not folder.is_dir(), f"{model} holds no config.json: it is no model folder; and {error}")
+        raise
 
 
 def _from_hub(repository):
@@ -59,7 +76,10 @@ def has_tokenizer(folder):
 
 def _cached(repository):
     """The folder of the complete weights of a repository in the hub's cache, or None."""
-    config = try_to_load_from_cache(repository, "config.json")
+    try:
+        config = try_to_load_from_cache(repository, "config.json")
+    except HFValidationError as error:
+        raise UserError(f"{repository} is no name that a model on the hub can have: check it") from error
     if not isinstance(config, str):
         return None
     try:
@@ -74,7 +94,7 @@ def _download(repository):
     weights = ["*.safetensors", "*.safetensors.index.json"] if safetensors else ["pytorch_model*"]
     try:
         return Path(snapshot_download(repository, allow_patterns=["config.json", *TOKENIZER_FILES, *weights]))
-    except (HTTPError, OSError) as error:
+    except Exception as error:  # the network's, the disk's, and any at all for an answer that is none of the hub's
         raise UserError(
             f"the download of {repository} broke off ({type(error).__name__}): run again to go on"
         ) from error
@@ -85,12 +105,13 @@ def _files_on_hub(repository):
     answer, looked_up = [], threading.Event()
 
     def ask():
-        with contextlib.suppress(OSError):  # behind a proxy the name may be none here, and the hub be reached
-            socket.getaddrinfo(urlsplit(ENDPOINT).hostname, None)
+        with contextlib.suppress(OSError):
+            if not getproxies():  # behind a proxy the name may be none here, and the hub be reached
+                socket.getaddrinfo(urlsplit(ENDPOINT).hostname, None)
         looked_up.set()
         try:
             answer.append(HfApi().model_info(repository, timeout=_HUB_TIMEOUT))
-        except (HTTPError, OSError) as error:  # OSError: also the hub's own offline mode
+        except Exception as error:  # the network's, the hub's own offline mode, an answer that is none of the hub's
             answer.append(error)
 
     thread = threading.Thread(target=ask, daemon=True)  # looking up the host's name has no timeout of its own
@@ -98,6 +119,8 @@ def _files_on_hub(repository):
     if looked_up.wait(_NAME_TIMEOUT):
         thread.join(_HUB_TIMEOUT)
     outcome = answer[0] if answer else TimeoutError()
+    if isinstance(outcome, GatedRepoError):
+        raise UserError(f"{repository} is gated: accept its terms on the hub and log in with `hf auth login`")
     if isinstance(outcome, RepositoryNotFoundError):
         raise UserError(f"the hub has no model {repository}: check the name, or give a folder to --model_path")
     if isinstance(outcome, Exception):
@@ -110,18 +133,24 @@ def _files_on_hub(repository):
 
 
 def weight_files(folder):
-    """The files with a checkpoint's tensors, safetensors preferred; [] where there are none."""
+    """The files with a checkpoint's tensors, safetensors preferred; [] where there are none. Raises UserError."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():
             return [folder / name]
         if index.is_file():
-            weight_map = read_json(index, {"weight_map": dict}, remedy="download the model again")["weight_map"]
-            if not all(isinstance(shard, str) and shard for shard in weight_map.values()):
-                raise UserError(f"{index} is damaged (weight_map names no files): download the model again")
-            files = [folder / shard for shard in sorted(set(weight_map.values()))]
-            absent = [file.name for file in files if not file.is_file()]
-            if absent:
-                raise UserError(f"{index} names {absent[0]}, which is missing: download the model again")
-            return files
+            return _shards(index)
     return []
+
+
+def _shards(index):
+    """The files that an index of a sharded checkpoint names, each once."""
+    weight_map = read_json(index, {"weight_map": dict}, remedy="download the model again")["weight_map"]
+    for shard in weight_map.values():
+        is_name = isinstance(shard, str) and shard == Path(shard).name and "\0" not in shard
+        check(is_name, f"{index} is damaged (weight_map says {shortened(shard)}, no file's name): download it again")
+    check(weight_map, f"{index} is damaged (weight_map is empty): download the model again")
+    files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
+    for file in files:
+        check(file.is_file(), f"{index} names {file.name}, which is missing: download the model again")
+    return files

@@ -1,7 +1,8 @@
 """GPT-2 checkpoints in Hugging Face layout, read into our modules and written back.
 
 A checkpoint is a folder with config.json and the tensors, in model.safetensors or pytorch_model.bin, whole or sharded
-(then with an .index.json). Tensors are read one at a time and copied into place: no second model is ever in memory.
+(then with an .index.json). Names and shapes are held against config.json before any memory is taken. Then tensors are
+read one at a time and copied into place: no second model is ever in memory.
 
 Hugging Face's GPT-2 stores linears transposed (its Conv1D: (in, out)) and query, key, value fused into c_attn (D, 3D).
 Every tensor is accounted for: an unknown, missing or wrongly shaped one is an error that names it.
@@ -10,16 +11,17 @@ Every tensor is accounted for: an unknown, missing or wrongly shaped one is an e
 import json
 import re
 import zipfile
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from config import GPT2Config
-from errors import UserError
-from files import read_json
+from errors import UserError, check
+from files import is_a, read_json, shortened
 from formats.hub import find_model, weight_files
 
 # Hugging Face's name in a layer: (our name, transposed). c_attn is split into three and handled on its own.
@@ -35,14 +37,29 @@ _IGNORED = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # buffers of old ver
 _PREFIXES = re.compile(r"^(?:module\.|_orig_mod\.|transformer\.)+")  # of DataParallel, torch.compile, GPT2LMHeadModel
 
 
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file. name: as it stands there. read(): brings it into memory."""
+
+    file: Path
+    name: str
+    shape: list
+    read: Callable
+
+
 def load_pretrained(model_class, model, **overrides):
     """A model_class (GPT2Model) with the weights of a size, hub repository or local folder. Raises UserError."""
     folder = find_model(model)
     config = replace(read_config(folder), **overrides)
+    tensors = open_weights(folder)
+    check_tensors(config, tensors, folder)
     with torch.device("meta"):  # no memory yet, and no random numbers for weights that are about to be overwritten
         gpt2 = model_class(config)
     gpt2.to_empty(device="cpu")
-    read_weights(gpt2, folder)
+    copy_weights(gpt2, tensors)
     return gpt2
 
 
@@ -51,35 +68,39 @@ def load_pretrained(model_class, model, **overrides):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-# What config.json must say, or leave unsaid, for a model to be this GPT-2.
+# What config.json must say, or leave unsaid, for a model to be this GPT-2; the first is what it means unsaid.
 _REQUIRED = {
     "model_type": ("gpt2",),
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast"),  # the tanh form by its three names
+    # the tanh form by its five names
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu_python_tanh"),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
-    "reorder_and_upcast_attn": (False,),
+    "reorder_and_upcast_attn": (False,),  # of interest in half precision alone, but what is asked for is not done here
     "add_cross_attention": (False,),
+    "is_encoder_decoder": (False, None),
     "tie_word_embeddings": (True,),
+    "quantization_config": (None, {}),
+    "pruned_heads": (None, {}),
 }
-_FIELDS = {  # their name: (our name, type)
-    "vocab_size": ("vocab_size", int),
-    "n_positions": ("max_position_embeddings", int),
-    "n_embd": ("hidden_size", int),
-    "n_layer": ("num_hidden_layers", int),
-    "n_head": ("num_attention_heads", int),
-    "n_inner": ("intermediate_size", (int, None)),
-    "layer_norm_epsilon": ("layer_norm_eps", float),
-    "resid_pdrop": ("hidden_dropout_prob", float),
-    "attn_pdrop": ("attention_probs_dropout_prob", float),
-    "embd_pdrop": ("embedding_dropout_prob", float),
-    "initializer_range": ("initializer_range", float),
-    "eos_token_id": ("eos_token_id", (int, None)),
+_FIELDS = {  # their name: (our name, type, least value, what it must be below)
+    "vocab_size": ("vocab_size", int, 1, 2**31),
+    "n_positions": ("max_position_embeddings", int, 1, 2**31),
+    "n_embd": ("hidden_size", int, 1, 2**31),
+    "n_layer": ("num_hidden_layers", int, 1, 2**31),
+    "n_head": ("num_attention_heads", int, 1, 2**31),
+    "n_inner": ("intermediate_size", (int, None), 1, 2**31),
+    "layer_norm_epsilon": ("layer_norm_eps", float, 0, 2**31),
+    "resid_pdrop": ("hidden_dropout_prob", float, 0, 1),
+    "attn_pdrop": ("attention_probs_dropout_prob", float, 0, 1),
+    "embd_pdrop": ("embedding_dropout_prob", float, 0, 1),
+    "initializer_range": ("initializer_range", float, 0, 2**31),
+    "eos_token_id": ("eos_token_id", (int, list, None), 0, 2**31),
 }
-# Other names that transformers knows for the same (GPT2Config.attribute_map, and older files').
+# Other names of the same (transformers' GPT2Config.attribute_map). What else a config.json says is for other tasks,
+# for writing text or for training: with the same weights it changes no logit, and transformers reads over it, too.
 _ALIASES = {
     "hidden_size": "n_embd",
     "max_position_embeddings": "n_positions",
-    "n_ctx": "n_positions",
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
 }
@@ -88,26 +109,32 @@ _ALIASES = {
 def read_config(folder):
     """GPT2Config of a checkpoint folder. Raises UserError for another architecture or a variant that is not GPT-2's."""
     path = Path(folder) / "config.json"
-    if not path.exists():
-        raise UserError(f"{folder} holds no config.json: it is no model folder in Hugging Face layout")
-    kinds = {name: kind for name, (_, kind) in _FIELDS.items()}
+    check(path.exists(), f"{folder} holds no config.json: it is no model folder in Hugging Face layout")
+    kinds = {name: kind for name, (_, kind, *_) in _FIELDS.items()}
     kinds |= {alias: kinds[name] for alias, name in _ALIASES.items()}
     values = read_json(path, optional=kinds, remedy="download the model again")
     for name, wanted in _REQUIRED.items():
         if values.get(name, wanted[0]) not in wanted:
             raise UserError(
-                f"{path}: {name} is {values[name]!r}, this GPT-2 has {wanted[0]!r}; the model is not supported"
+                f"{path}: {name} is {shortened(values[name])}, this GPT-2 has {wanted[0]!r}; the model is not supported"
             )
     for alias, name in _ALIASES.items():
         if alias in values and values.setdefault(name, values[alias]) != values[alias]:
-            raise UserError(f"{path}: {name} is {values[name]}, {alias} {values[alias]}: which of them holds?")
-    ours = {_FIELDS[name][0]: value for name, value in values.items() if name in _FIELDS}
-    for name, value in ours.items():
-        least = 0 if name.endswith(("prob", "eps", "range", "id")) else 1
-        if value is not None and not least <= value < (1 if name.endswith("prob") else 2**31):
-            raise UserError(f"{path}: {name} is {value}, which cannot be: download the model again")
-    if ours.get("eos_token_id", 0) is None:
-        del ours["eos_token_id"]
+            both = f"{name} is {shortened(values[name])}, {alias} {shortened(values[alias])}"
+            raise UserError(f"{path}: {both}: which of them holds?")
+    ends = values.get("eos_token_id")
+    if isinstance(ends, list):
+        one = len(ends) == 1 and is_a(ends[0], int)
+        check(one, f"{path}: eos_token_id is {shortened(ends)}; a text ends with one token here: leave that one")
+        values["eos_token_id"] = ends[0]
+    elif ends is None:
+        values.pop("eos_token_id", None)
+    ours = {}
+    for theirs, (name, _, least, limit) in _FIELDS.items():
+        value = ours[name] = values.get(theirs, getattr(GPT2Config, name))
+        if value is not None and not least <= value < limit:
+            names = " or ".join(dict.fromkeys((theirs, name)))
+            raise UserError(f"{path}: {names} is {shortened(value)}, which cannot be: download the model again")
     return GPT2Config(**ours)
 
 
@@ -156,82 +183,147 @@ def checkpoint_layout(config):
     return targets
 
 
-@torch.no_grad()
-def read_weights(gpt2, folder):
-    """Copy the checkpoint's tensors into gpt2 (cast to its dtype). Raises UserError naming the tensor that is wrong."""
-    targets, parameters = checkpoint_layout(gpt2.config), dict(gpt2.named_parameters())
-    seen, head = set(), None
-    for name, read in _tensors(Path(folder)):
-        short = _PREFIXES.sub("", name)
-        if short in seen:
-            raise UserError(f"{folder}: two tensors are {short}, one of them {name}: which of them holds?")
-        if short == "lm_head.weight":
-            head = read()
-        elif short in targets:
-            _copy(read(), targets[short], parameters, f"{folder}: {name}")
-            seen.add(short)
-        elif not _IGNORED.fullmatch(short):
-            raise UserError(f"{folder}: unknown tensor {name}; this is not a plain GPT-2 checkpoint")
-    if head is not None and "wte.weight" not in seen:  # tied, and saved under the head's name
-        _copy(head, targets["wte.weight"], parameters, f"{folder}: lm_head.weight")
-        seen.add("wte.weight")
-    missing = targets.keys() - seen
-    if missing:
-        raise UserError(f"{folder}: {len(missing)} tensors are missing, first {min(missing)}")
-    embedding = gpt2.word_embedding.weight
-    if head is not None and not (head.shape == embedding.shape and torch.equal(head.to(embedding.dtype), embedding)):
-        raise UserError(f"{folder}: lm_head.weight differs from wte.weight; only tied embeddings are supported")
+def linear_shapes(config):
+    """{their linear in a layer: (in, out)}"""
+    width, inner = config.hidden_size, config.intermediate_size
+    return {
+        "attn.c_attn": (width, 3 * width),
+        "attn.c_proj": (width, width),
+        "mlp.c_fc": (width, inner),
+        "mlp.c_proj": (inner, width),
+    }
 
 
-def _copy(tensor, target, parameters, source):
-    """A checkpoint's tensor into the parameters it stands for. Raises UserError, which begins with source."""
-    names, transposed = target
-    tensor = tensor.t() if transposed and tensor.dim() == 2 else tensor
-    wanted = [len(names) * parameters[names[0]].size(0), *parameters[names[0]].shape[1:]]
-    if list(tensor.shape) != wanted:
-        shapes = [list((t.t() if transposed and t.dim() == 2 else t).shape) for t in (tensor, torch.empty(wanted))]
-        raise UserError(f"{source} has shape {shapes[0]}, config.json asks for {shapes[1]}")
-    if not tensor.is_floating_point():
-        raise UserError(f"{source} holds whole numbers ({tensor.dtype}): only floating-point weights are supported")
-    if not torch.isfinite(tensor).all():
-        raise UserError(f"{source} holds numbers that are not finite: the file is damaged, or its training diverged")
-    for ours, part in zip(names, tensor.chunk(len(names)), strict=True):
-        parameters[ours].copy_(part)
+def _shape(name, config):
+    """The shape of a tensor, by its Hugging Face name."""
+    width = config.hidden_size
+    top = {"wte.weight": [config.vocab_size, width], "wpe.weight": [config.max_position_embeddings, width]}
+    if name in top:
+        return top[name]
+    module, kind = re.sub(r"^h\.\d+\.", "", name).rsplit(".", 1)
+    shape = list(linear_shapes(config).get(module, (width,)))
+    return shape if kind == "weight" else shape[-1:]
 
 
-def _tensors(folder):
-    """(name, read) for every tensor of a folder, `read()` bringing one into memory."""
-    files = weight_files(folder)
+def open_weights(folder):
+    """{Hugging Face name: Stored} of a checkpoint folder, prefixes and old buffers left out. Raises UserError."""
+    files = weight_files(Path(folder))
     if not files:
         raise UserError(f"{folder} holds no model.safetensors and no pytorch_model.bin: there are no weights to load")
+    found = {}
     for file in files:
-        yield from (_safetensors if file.suffix == ".safetensors" else _torch_file)(file)
+        for stored in (_safetensors if file.suffix == ".safetensors" else _torch_file)(file):
+            short = _PREFIXES.sub("", stored.name)
+            if short in found:
+                raise UserError(f"{folder}: two tensors are {short}, one of them {stored.name}: which of them holds?")
+            if not _IGNORED.fullmatch(short):
+                found[short] = stored
+    if "wte.weight" not in found and "lm_head.weight" in found:  # tied, and saved under the head's name
+        found["wte.weight"] = found.pop("lm_head.weight")
+    return found
+
+
+def check_tensors(config, tensors, folder):
+    """Raise UserError unless the tensors ({name: Stored}) are those of a GPT-2 of this config, by name and shape."""
+    layers = {match[1] for match in (re.match(r"h\.(\d+)\.", name) for name in tensors) if match}
+    targets = checkpoint_layout(replace(config, num_hidden_layers=len(layers)))
+    for name, stored in tensors.items():
+        if name not in targets and name != "lm_head.weight":
+            raise UserError(f"{folder}: unknown tensor {stored.name}; this is not a plain GPT-2 checkpoint")
+    if len(layers) != config.num_hidden_layers:
+        raise UserError(
+            f"{folder}: config.json asks for {config.num_hidden_layers} layers, the weights have {len(layers)}: they "
+            "do not belong together"
+        )
+    missing = targets.keys() - tensors.keys()
+    if missing:
+        raise UserError(f"{folder}: {len(missing)} tensors are missing, first {min(missing)}")
+    for name, stored in tensors.items():
+        wanted = _shape("wte.weight" if name == "lm_head.weight" else name, config)
+        if stored.shape != wanted:
+            raise UserError(f"{folder}: {stored.name} has shape {stored.shape}, config.json asks for {wanted}")
+
+
+@torch.no_grad()
+def copy_weights(gpt2, tensors):
+    """Copy the checkpoint's tensors into gpt2 (cast to its dtype). Raises UserError naming the tensor that is wrong."""
+    targets, parameters = checkpoint_layout(gpt2.config), dict(gpt2.named_parameters())
+    for name, (names, transposed) in targets.items():
+        tensor = _numbers(tensors[name], parameters[names[0]].dtype)
+        tensor = tensor.t() if transposed else tensor
+        for ours, part in zip(names, tensor.chunk(len(names)), strict=True):
+            parameters[ours].copy_(part)
+    if "lm_head.weight" in tensors:
+        head, embedding = tensors["lm_head.weight"], gpt2.word_embedding.weight
+        if not torch.equal(_numbers(head, embedding.dtype), embedding):
+            raise UserError(f"{head.file}: {head.name} differs from wte.weight; only tied embeddings are supported")
+
+
+def _numbers(stored, dtype):
+    """A stored tensor as dtype. Raises UserError for what are not finite floating-point numbers."""
+    tensor, source = stored.read(), f"{stored.file}: {stored.name}"
+    if tensor.dtype not in _FLOATS:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        what = "numbers of a format" if tensor.is_floating_point() else "whole numbers"
+        raise UserError(f"{source} holds {what} ({kind}) that cannot be weights here: save it in fp32, bf16 or fp16")
+    tensor = tensor.to(dtype)
+    if not torch.isfinite(tensor).all():
+        raise UserError(f"{source} holds numbers that are not finite: the file is damaged, or its training diverged")
+    return tensor
 
 
 def _safetensors(file):
+    """[Stored] of a safetensors file. Raises UserError."""
+
+    def read(name):
+        try:
+            return tensors.get_tensor(name)
+        except Exception as error:  # the library raises many types for what it does not know
+            raise UserError(f"{file}: {name} cannot be read ({error}): download the model again") from error
+
     try:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - safe_open is no dict
-                yield name, lambda name=name: tensors.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} cannot be read ({error}): download the model again") from error
+        tensors = safe_open(file, framework="pt")
+        shapes = {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 - no dict
+    except Exception as error:
+        raise UserError(f"{file} cannot be read ({_what_it_is(file) or error}): download the model again") from error
+    return [Stored(file, name, shape, lambda name=name: read(name)) for name, shape in shapes.items()]
 
 
 def _torch_file(file):
+    """[Stored] of a file that torch.save wrote, of tensors and their names alone. Raises UserError."""
     try:
         mapped = zipfile.is_zipfile(file)  # files from before torch 1.6, like the first GPT-2's, cannot be mapped
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch.load raises nearly any type for a damaged file
-        raise UserError(f"{file} cannot be read ({type(error).__name__}): download the model again") from error
-    named = tensors.items() if isinstance(tensors, dict) else [(f"a {type(tensors).__name__}", None)]
-    others = [name for name, value in named if not torch.is_tensor(value)]
+        reason = _what_it_is(file) or type(error).__name__
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            reason = "it holds Python objects, which are never opened: save the model's state_dict() alone"
+        raise UserError(f"{file} cannot be read ({reason}): download the model again") from error
+    named = tensors if isinstance(tensors, dict) else {f"a {type(tensors).__name__}": None}
+    others = [name for name, value in named.items() if not (isinstance(name, str) and _is_plain(value))]
     if others:
+        inside = [
+            name for name in others if isinstance(named[name], dict) and any(map(_is_plain, named[name].values()))
+        ]
+        remedy = f"save what it holds as {inside[0]!r} alone" if inside else "give the file with the tensors alone"
         raise UserError(
-            f"{file} holds {others[0]!r} beside or in place of a model's tensors, as a training checkpoint does: give "
-            "the file with the tensors alone"
+            f"{file} holds {others[0]!r} beside or in place of a model's tensors, as a training checkpoint does: "
+            f"{remedy}"
         )
-    for name in list(tensors):
-        yield name, lambda name=name: tensors[name]
+    return [Stored(file, name, list(tensor.shape), lambda tensor=tensor: tensor) for name, tensor in tensors.items()]
+
+
+def _is_plain(value):
+    """Whether something out of a file is a tensor with numbers of its own, dense and not quantised."""
+    return torch.is_tensor(value) and value.layout == torch.strided and not (value.is_quantized or value.is_meta)
+
+
+def _what_it_is(file):
+    """In words what a file is that should hold tensors, where that is easily seen; else ""."""
+    with open(file, "rb") as opened:
+        start = opened.read(64).lstrip().lower()
+    kinds = {b"version https://git-lfs": "it is Git LFS's pointer to the file: git lfs pull", b"<": "it is a web page"}
+    return next((kind for beginning, kind in kinds.items() if start.startswith(beginning)), "")
 
 
 def save_pretrained(gpt2, folder, dtype=torch.float32):

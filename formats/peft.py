@@ -5,6 +5,9 @@ c_attn, and peft tunes c_attn as a whole. A LoRA on some of the three is still e
 stacked, [A_q; A_v], and B is block-wise, [[B_q, 0], [0, 0], [0, B_v]]; rank and alpha grow alike. Coming back, the
 parts whose block of B is empty are left out, and so are the ranks that a part does not use.
 
+Coming in, a folder must hold a tensor for every linear that its adapter_config.json tunes, and none besides: peft would
+leave the one untrained and the other out, without a word. Linears that it leaves alone get factors of zero here.
+
 A `Form` says how a method goes there and back; tuning/register.py says which method has which. What peft cannot say is
 an error with the reason, never a folder that means something else.
 
@@ -18,13 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from config import AdaLoRASettings, IA3Settings, LoRASettings, PrefixSettings, PromptSettings
-from errors import UserError
+from errors import UserError, check
 from files import read_json
-from formats.peft_config import names_module, pattern_value
+from formats.hugging_face import linear_shapes
+from formats.peft_config import TYPES, is_targeted, pattern_value, scales_input
 
 PARTS = ("query", "key", "value")  # of c_attn, in this order
 MODULES = {"attention_dense": "attn.c_proj", "interm_dense": "mlp.c_fc", "out_dense": "mlp.c_proj"}
@@ -52,12 +55,10 @@ def read_folder(folder):
     for path in (config, weights):
         if not path.is_file():
             raise UserError(f"{folder} is no peft folder: it has no {path.name}")
-    patterns = {"alpha_pattern": (dict, None), "rank_pattern": (dict, None), "feedforward_modules": (list, str, None)}
-    numbers = dict.fromkeys(("lora_alpha", "init_r", "lora_dropout"), (float, None))
-    record = read_json(config, {"peft_type": str}, patterns | numbers, remedy="export it again")
+    record = read_json(config, {"peft_type": str}, TYPES, remedy="export it again")
     try:
         return record, load_file(weights)
-    except (SafetensorError, OSError) as error:
+    except Exception as error:  # the library raises many types for what it does not know
         raise UserError(f"{weights} cannot be read ({error}): export it again") from error
 
 
@@ -110,34 +111,42 @@ def _fuse(tensors, width):
     return fused
 
 
-def _split(fused, width):
-    """The opposite of `_fuse`; unused parts of c_attn and unused ranks of a part are left out."""
-    ours = {}
+def _split(fused, config):
+    """(tensors, the linears, rank) in our form: the opposite of `_fuse`.
+
+    Unused parts of c_attn and unused ranks of a part are left out; what is tuned in some layers only is zero in others.
+    """
+    ours, width = {}, config.hidden_size
+    blocks = [f["B"].split(width) for (_, module), f in fused.items() if module == "attn.c_attn"]
+    used_parts = {part for block in blocks for part, rows in zip(PARTS, block, strict=True) if rows.any()}
     for (layer, module), factors in fused.items():
         if module != "attn.c_attn":
             ours[layer, LINEARS[module]] = factors
             continue
         for part, block in zip(PARTS, factors["B"].split(width), strict=True):
-            used = block.any(dim=0)
-            if used.any():
-                ours[layer, part] = {"B": block[:, used]} | {
-                    kind: factors[kind][used] for kind in ("A", "E") if kind in factors
-                }
-    linears = {linear for _, linear in ours}
-    rank = max(len(factors["A"]) for factors in ours.values())
+            if used_parts and part not in used_parts:
+                continue
+            used = block.any(dim=0) | (not used_parts)  # before a first step B is zero, and means all of c_attn
+            ours[layer, part] = {"B": block[:, used]} | {
+                kind: factors[kind][used] for kind in ("A", "E") if kind in factors
+            }
+    linears = [name for name in (*PARTS, *MODULES) if name in {linear for _, linear in ours}]
+    rank = max(1, *(len(factors["A"]) for factors in ours.values()))
     tensors = {}
-    for (layer, linear), factors in ours.items():
-        parent = "self_attention." if linear in PARTS else ""
-        for kind, tensor in factors.items():
-            missing = rank - (tensor.size(1) if kind == "B" else len(tensor))  # smaller ranks are filled up with zeros
-            padding = (0, missing) if kind == "B" else (0, 0, 0, missing)
-            padded = torch.nn.functional.pad(tensor, padding)
-            tensors[f"gpt_layers.{layer}.{parent}{linear}.lora_{kind}"] = padded.contiguous()
-    layers = {layer for layer, _ in ours}
-    for linear in linears:
-        if any((layer, linear) not in ours for layer in layers):
-            raise UserError(f"{linear} is tuned in some layers only: that cannot be imported")
-    return tensors, [name for name in (*PARTS, *MODULES) if name in linears], rank
+    for layer in range(config.num_hidden_layers):
+        for linear in linears:
+            like = next(factors for (_, name), factors in ours.items() if name == linear)
+            factors = ours.get((layer, linear)) or {k: t[:, :0] if k == "B" else t[:0] for k, t in like.items()}
+            parent = "self_attention." if linear in PARTS else ""
+            for kind, tensor in factors.items():
+                tensors[f"gpt_layers.{layer}.{parent}{linear}.lora_{kind}"] = _to_rank(tensor, kind, rank).contiguous()
+    return tensors, linears, rank
+
+
+def _to_rank(tensor, kind, rank):
+    """A factor of a larger rank, filled up with zeros."""
+    missing = rank - (tensor.size(1) if kind == "B" else len(tensor))
+    return torch.nn.functional.pad(tensor, (0, missing) if kind == "B" else (0, 0, 0, missing))
 
 
 def _target_modules(targets):
@@ -169,72 +178,96 @@ def _export_lora(settings, tensors, config):
     }
 
 
-def _layer_tensors(tensors, tail, config):
-    """{(layer, module, *groups of tail): (full name of the module, tensor)} of the linears of GPT-2's layers.
+def _layer_tensors(record, tensors, tail, config):
+    """{(layer, their module): {"name": the module's full name, kind: tensor}} of the linears of GPT-2's layers.
 
-    tail: a regular expression for what comes after the module's name. Raises UserError for any other key, for a layer
-    that the model lacks, and for numbers that are not finite.
+    tail: a regular expression for what comes after the module's name; its group is the kind. Raises UserError for any
+    other key, for a layer that the model lacks, for numbers that are not finite, and where adapter_config.json tunes
+    other modules than the tensors are of.
     """
-    found = {}
+    found, prefixes = {}, set()
     for key, tensor in tensors.items():
-        match = re.fullmatch(rf"base_model\.model\.((?:transformer\.)?h\.(\d+)\.([\w.]+?))\.{tail}", key)
-        if match is None or match[3] not in ("attn.c_attn", *LINEARS):
+        match = re.fullmatch(rf"base_model\.model\.((transformer\.|)h\.(\d{{1,6}})\.([\w.]+?))\.{tail}", key)
+        if match is None or match[4] not in ("attn.c_attn", *LINEARS):
             raise UserError(f"{key} has no place here: only the linears of GPT-2's layers can be imported")
-        if int(match[2]) >= config.num_hidden_layers:
-            raise UserError(f"{key} is of layer {int(match[2]) + 1}, the model has {config.num_hidden_layers} layers")
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{key} holds numbers that are not finite: the file is damaged, or its training diverged")
-        found[int(match[2]), match[3], *match.groups()[3:]] = match[1], tensor.float()
-    if not found:
-        raise UserError("the folder holds no factors")
+        name, layer, module, kind = match[1], int(match[3]), match[4], match[5]
+        if layer >= config.num_hidden_layers:
+            raise UserError(f"{key} is of layer {layer + 1}, the model has {config.num_hidden_layers} layers")
+        check(
+            is_targeted(record, name), f"{key}: target_modules and its like do not name it, so peft would leave it out"
+        )
+        prefixes.add(match[2])
+        factors = found.setdefault((layer, module), {"name": name})
+        check(kind not in factors, f"{key} is there twice, with and without a prefix: which of them holds?")
+        factors[kind] = _finite(key, tensor)
+    check(found, f"the folder holds no tensors of {record['peft_type']}")
+    check(len(prefixes) == 1, "some tensors' names begin with transformer., others not: peft would leave some out")
+    prefix = prefixes.pop()
+    for layer in range(config.num_hidden_layers):
+        for module in linear_shapes(config):
+            name = f"{prefix}h.{layer}.{module}"
+            if (layer, module) not in found and is_targeted(record, name):
+                raise UserError(
+                    f"adapter_config.json tunes {name}, but there is no tensor of it: the folder is not whole"
+                )
     return found
 
 
-def _widths(module, config):
-    """(in, out) of one of their linears."""
-    width, inner = config.hidden_size, config.intermediate_size
-    return {
-        "attn.c_attn": (width, 3 * width),
-        "attn.c_proj": (width, width),
-        "mlp.c_fc": (width, inner),
-        "mlp.c_proj": (inner, width),
-    }[module]
+def _finite(key, tensor):
+    """A tensor in fp32. Raises UserError for what are not finite floating-point numbers."""
+    check(
+        tensor.is_floating_point(), f"{key} holds {tensor.dtype} where floating-point numbers belong: export it again"
+    )
+    tensor = tensor.float()
+    if not torch.isfinite(tensor).all():
+        raise UserError(f"{key} holds numbers that are not finite: the file is damaged, or its training diverged")
+    return tensor
 
 
-def _their_factors(tensors, tail, config):
-    """{(layer, module): {"A", "B", perhaps "E", "name": the module's full name}}. Raises UserError for other widths."""
-    found = {}
-    for (layer, module, kind), (name, tensor) in _layer_tensors(tensors, tail, config).items():
-        found.setdefault((layer, module), {"name": name})[kind] = tensor
+def _check_shape(what, tensor, wanted):
+    found = tuple(tensor.shape)
+    check(found == wanted, f"{what} has shape {list(found)}, this base model needs {list(wanted)}")
+
+
+def _their_factors(record, tensors, tail, config, rank_of):
+    """{(layer, module): {"A", "B", perhaps "E", "name"}}. Raises UserError for other widths and ranks.
+
+    rank_of(name): the rank that adapter_config.json gives a module.
+    """
+    found = _layer_tensors(record, tensors, tail, config)
     for (_, module), factors in found.items():
-        wide_in, wide_out = _widths(module, config)
-        for kind in "AB":
-            if kind not in factors:
-                raise UserError(f"{factors['name']} has no lora_{kind}: the folder is not whole")
-        rank = len(factors["A"])
+        name, (wide_in, wide_out) = factors["name"], linear_shapes(config)[module]
+        kinds = "ABE" if "E" in tail else "AB"
+        for kind in kinds:
+            check(kind in factors, f"{name} has no lora_{kind}: the folder is not whole")
+        rank = factors["A"].shape[0] if factors["A"].dim() else 0
         wanted = {"A": (rank, wide_in), "B": (wide_out, rank), "E": (rank, 1)}
-        for kind in factors.keys() & wanted.keys():
-            if tuple(factors[kind].shape) != wanted[kind]:
-                shape, fits = list(factors[kind].shape), list(wanted[kind])
-                raise UserError(f"lora_{kind} of {factors['name']} has shape {shape}, this base model needs {fits}")
+        for kind in kinds:
+            _check_shape(f"lora_{kind} of {name}", factors[kind], wanted[kind])
+        said = rank_of(name)
+        check(said == rank, f"{name} has rank {rank}, adapter_config.json says {said}: they do not belong together")
     return found
 
 
 def _import_lora(record, tensors, config):
-    fused = _their_factors(tensors, r"lora_([AB])\.weight", config)
+    def rank_of(name):
+        return pattern_value(record.get("rank_pattern"), name, record.get("r", 8))  # 8: peft's default
+
+    fused = _their_factors(record, tensors, r"lora_([AB])\.weight", config, rank_of)
     scalings = {}
     for place, factors in fused.items():
-        alpha = pattern_value(record.get("alpha_pattern"), factors.pop("name"), record["lora_alpha"])
-        rank = len(factors["A"])
+        name, rank = factors.pop("name"), len(factors["A"])
+        check(rank > 0, f"{name} has rank 0: peft has no such LoRA")
+        alpha = pattern_value(record.get("alpha_pattern"), name, record["lora_alpha"])
         scalings[place] = alpha / (rank**0.5 if record.get("use_rslora") else rank)
-    common = next(iter(scalings.values()))
+    common = next((abs(scaling) for scaling in scalings.values() if scaling), 1.0)
     for place, factors in fused.items():  # one scaling for all; what differs goes into B
         factors["B"] = factors["B"] * (scalings[place] / common)
-    ours, targets, rank = _split(fused, config.hidden_size)
+    ours, targets, rank = _split(fused, config)
     settings = LoRASettings(
         lora_rank=rank,
         lora_alpha=common * rank,
-        lora_dropout=record.get("lora_dropout", 0.0),
+        lora_dropout=record.get("lora_dropout") or 0.0,
         lora_targets=",".join(targets),
     )
     return {"lora": settings}, ours
@@ -269,21 +302,27 @@ def _export_adalora(settings, tensors, config):
 
 
 def _import_adalora(record, tensors, config):
-    fused = _their_factors(tensors, r"lora_([ABE])", config)
-    scaling = record["lora_alpha"] / (record["init_r"] + 1e-5)
+    start = record["init_r"]
+    check(start >= 1, f"init_r {start} cannot be imported: a rank is 1 or more")
+
+    def rank_of(name):
+        kept = (record.get("rank_pattern") or {}).get(f"{name}.lora_E", [True] * start)
+        return sum(one is True for one in kept) if isinstance(kept, list) else kept
+
+    fused = _their_factors(record, tensors, r"lora_([ABE])", config, rank_of)
+    alpha = record["lora_alpha"] if record["lora_alpha"] > 0 else start  # as peft does
+    scaling = alpha / (start + 1e-5)
     for factors in fused.values():  # what has no strength takes no part: it need not come along
-        if "E" not in factors:
-            raise UserError(f"{factors['name']} has no lora_E: the folder is not whole")
         del factors["name"]
         kept = factors["E"].squeeze(1) != 0
-        kept[0] |= not kept.any()
+        kept[:1] |= not kept.any()
         factors.update(A=factors["A"][kept], E=factors["E"][kept], B=factors["B"][:, kept])
-    ours, targets, rank = _split(fused, config.hidden_size)
+    ours, targets, rank = _split(fused, config)
     settings = AdaLoRASettings(
         adalora_start_rank=rank,
         adalora_rank=rank,
         adalora_alpha=scaling * (rank + 1e-5),
-        adalora_dropout=record.get("lora_dropout", 0.0),
+        adalora_dropout=record.get("lora_dropout") or 0.0,
         adalora_targets=",".join(targets),
     )
     return {"adalora": settings}, ours
@@ -317,26 +356,25 @@ def _export_ia3(settings, tensors, config):
 
 
 def _import_ia3(record, tensors, config):
-    ours, targets = {}, set()
-    for (layer, module), (key, tensor) in _layer_tensors(tensors, "ia3_l", config).items():
-        vector = tensor.flatten()
-        scales_input = names_module(record.get("feedforward_modules"), key)
-        if scales_input != (module == "mlp.c_proj"):
-            raise UserError(f"{key} scales the module's {'input' if scales_input else 'output'}: ours does the other")
-        wanted = _widths(module, config)[0 if scales_input else 1]
-        if len(vector) != wanted:
-            raise UserError(f"ia3_l of {key} has {len(vector)} numbers, this base model needs {wanted}")
-        if module == "attn.c_attn":
-            parts = zip((f"self_attention.{part}" for part in PARTS), vector.split(config.hidden_size), strict=True)
-        else:
-            parts = [(LINEARS[module], vector)]
-        for name, part in parts:
-            ours[f"gpt_layers.{layer}.{name}.ia3_scale"] = part.contiguous()
-            if not (part == 1).all():
-                targets.add(name.rpartition(".")[2])
-    targets = [name for name in (*PARTS, *MODULES) if name in targets] or ["key", "value", "out_dense"]
-    ours = {name: tensor for name, tensor in ours.items() if name.split(".")[-2] in targets}
-    return {"ia3": IA3Settings(ia3_targets=",".join(targets))}, ours
+    ours, width = {}, config.hidden_size
+    for (layer, module), factors in _layer_tensors(record, tensors, r"(ia3_l)", config).items():
+        name, vector = factors["name"], factors["ia3_l"]
+        on_input, (wide_in, wide_out) = scales_input(record, name), linear_shapes(config)[module]
+        if on_input != (module == "mlp.c_proj"):
+            raise UserError(f"{name}: its {'input' if on_input else 'output'} is scaled, which cannot be done here")
+        _check_shape(f"ia3_l of {name}", vector, (1, wide_in) if on_input else (wide_out, 1))
+        names = [f"self_attention.{part}" for part in PARTS] if module == "attn.c_attn" else [LINEARS[module]]
+        for linear, part in zip(names, vector.flatten().chunk(len(names)), strict=True):
+            ours[layer, linear] = part.contiguous()
+    scaled = {linear.removeprefix("self_attention.") for (_, linear), part in ours.items() if not (part == 1).all()}
+    targets = [name for name in (*PARTS, *MODULES) if name in scaled] or ["key", "value", "out_dense"]
+    filled = {}
+    for layer in range(config.num_hidden_layers):
+        for target in targets:
+            linear = f"self_attention.{target}" if target in PARTS else target
+            size = config.intermediate_size if target in ("interm_dense", "out_dense") else width
+            filled[f"gpt_layers.{layer}.{linear}.ia3_scale"] = ours.get((layer, linear), torch.ones(size))
+    return {"ia3": IA3Settings(ia3_targets=",".join(targets))}, filled
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -377,27 +415,37 @@ def _export_prefix(settings, tensors, config):
     return record, {"prompt_embeddings": tensors["prompt.written"]}
 
 
-def _embeddings(tensors):
-    if "prompt_embeddings" not in tensors:
-        raise UserError("adapter_model.safetensors holds no prompt_embeddings")
-    if not torch.isfinite(tensors["prompt_embeddings"]).all():
-        raise UserError("prompt_embeddings holds numbers that are not finite: the file is damaged")
-    return tensors["prompt_embeddings"].float()
+def _embeddings(record, tensors, config, width):
+    """The (P, width) vectors of a folder. Raises UserError for others than adapter_config.json and the base ask for."""
+    check("prompt_embeddings" in tensors, "adapter_model.safetensors holds no prompt_embeddings")
+    others = tensors.keys() - {"prompt_embeddings"}
+    check(not others, f"{min(others, default='')} has no place here: only virtual tokens can be imported")
+    fits = {
+        "token_dim": config.hidden_size,
+        "num_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+    }
+    for name, wanted in fits.items():
+        found = record.get(name)
+        check(found in (None, wanted), f"adapter_config.json says {name} {found}, the base model has {wanted}")
+    embeddings = _finite("prompt_embeddings", tensors["prompt_embeddings"])
+    length = record.get("num_virtual_tokens") or (len(embeddings) if embeddings.dim() else 0)
+    _check_shape("prompt_embeddings", embeddings, (length, width))
+    context = config.max_position_embeddings
+    check(0 < length < context, f"{length} virtual tokens leave no room for text in the model's {context} positions")
+    applied = record.get("task_type") in ("CAUSAL_LM", "FEATURE_EXTRACTION")
+    check(applied, f"task_type {record.get('task_type')!r} cannot be imported: peft prepends nothing to GPT-2 with it")
+    return embeddings
 
 
 def _import_prompt(record, tensors, config):
     """P-tuning comes back as the virtual tokens that its encoder wrote: plain prompt tuning from here on."""
-    embeddings = _embeddings(tensors)
-    if embeddings.size(1) != config.hidden_size:
-        raise UserError(f"the virtual tokens are {embeddings.size(1)} wide, the model {config.hidden_size}")
+    embeddings = _embeddings(record, tensors, config, config.hidden_size)
     return {"prompt": PromptSettings(prompt_length=len(embeddings))}, {"prompt.embedding": embeddings}
 
 
 def _import_prefix(record, tensors, config):
-    embeddings = _embeddings(tensors).flatten(1)
-    wanted = 2 * config.num_hidden_layers * config.hidden_size
-    if embeddings.size(1) != wanted:
-        raise UserError(f"the prefix has {embeddings.size(1)} numbers a position, this model needs {wanted}")
+    embeddings = _embeddings(record, tensors, config, 2 * config.num_hidden_layers * config.hidden_size)
     return {"prefix": PrefixSettings(prefix_length=len(embeddings))}, {"prompt.embedding": embeddings}
 
 

@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from datasets import LengthGroupedBatches, ParaphraseDetectionDataset, load_sonnets, load_tokenizer
 from datasets.sonnets import format_sonnets
 from evaluation import (
+    absurdity,
     accuracy,
     chrf,
     head_of,
@@ -220,3 +221,8 @@ def test_sonnet_file_byte_for_byte_and_readable_again(tmp_path):
     )
     (tmp_path / "out.txt").write_text(text, encoding="utf-8")
     assert load_sonnets(tmp_path / "out.txt") == sonnets
+
+
+def test_a_loss_worse_than_guessing_is_told():
+    assert absurdity(math.log(50257), 50257) is None and absurdity(3.0, 100) is None
+    assert absurdity(11.0, 50257).startswith("warning: perplexity 59874 is worse than guessing among 50257 tokens")

@@ -4,7 +4,7 @@ import torch
 
 from errors import UserError
 from formats import peft
-from formats.peft_config import check_fields
+from formats.peft_config import check_fields, check_types
 from tuning.register import METHODS
 
 
@@ -29,9 +29,10 @@ def from_peft(record, tensors, config):
     """({name: settings}, tensors) in our form; the opposite of `to_peft`. Raises UserError for what we cannot say."""
     forms = {m.in_peft.kind: m.in_peft for m in METHODS.values() if isinstance(m.in_peft, peft.Form)}
     kind = record.get("peft_type")
-    if kind not in forms:
+    if not isinstance(kind, str) or kind not in forms:
         raise UserError(f"peft_type {kind} is not known here: {', '.join(forms)} are")
     check_fields(record)
+    check_types(record)
     for name in forms[kind].required:
         if record.get(name) is None:
             raise UserError(
