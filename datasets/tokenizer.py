@@ -72,6 +72,8 @@ def _check_cuts(folder):
         check(not options.get(name), f"{folder}/tokenizer_config.json: {name} changes the text; GPT-2's does not")
     if not whole:
         return
+    listed = isinstance(whole.get("added_tokens"), list)
+    check(listed, f"{folder}/tokenizer.json is damaged (it has no added_tokens): {REMEDY}")
     changes = whole.get("normalizer") is not None
     check(not changes, f"the tokenizer in {folder} changes the text before it encodes it: GPT-2's does not; take that")
     cut, model = whole.get("pre_tokenizer"), whole["model"]
@@ -83,6 +85,8 @@ def _check_cuts(folder):
             not model.get(name),
             f"{folder}/tokenizer.json: {name} is {shortened(model.get(name))}; GPT-2's BPE has none",
         )
+    rest = whole | {"model": model | {"vocab": {}, "merges": []}, "added_tokens": []}
+    Tokenizer.from_str(json.dumps(rest))  # what is left out must be sound, too: who knows what else has come to harm
 
 
 def _read_added_tokens(folder):
@@ -112,6 +116,8 @@ def _token(entry):
     """An AddedToken of a record, or of a special token's text."""
     if isinstance(entry, str):
         return AddedToken(entry, special=True)
+    unknown = entry.keys() - {"content", "lstrip", "rstrip", "single_word", "normalized", "special", "__type"}
+    check(not unknown, f"an added token has a field {min(unknown, default='')!r}: {REMEDY}")
     return AddedToken(**{name: value for name, value in entry.items() if name != "__type"})
 
 

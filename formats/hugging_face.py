@@ -89,7 +89,7 @@ _FIELDS = {  # their name: (our name, type, least value, what it must be below)
     "n_layer": ("num_hidden_layers", int, 1, 2**31),
     "n_head": ("num_attention_heads", int, 1, 2**31),
     "n_inner": ("intermediate_size", (int, None), 1, 2**31),
-    "layer_norm_epsilon": ("layer_norm_eps", float, 0, 2**31),
+    "layer_norm_epsilon": ("layer_norm_eps", float, 1e-12, 1),
     "resid_pdrop": ("hidden_dropout_prob", float, 0, 1),
     "attn_pdrop": ("attention_probs_dropout_prob", float, 0, 1),
     "embd_pdrop": ("embedding_dropout_prob", float, 0, 1),

@@ -5,7 +5,6 @@ model than the one that was trained. Which modules a folder tunes, and with what
 finds it (`check_target_module_exists`, `get_pattern_key`), by the modules' full names in Hugging Face's GPT-2.
 """
 
-import math
 import re
 
 from errors import UserError, check
@@ -77,7 +76,8 @@ TYPES = {  # of the fields that are read
     **dict.fromkeys(
         ("r", "init_r", "num_virtual_tokens", "token_dim", "num_layers", "num_attention_heads"), (int, None)
     ),
-    **dict.fromkeys(("alpha_pattern", "rank_pattern"), (dict, None)),
+    "alpha_pattern": dict,
+    "rank_pattern": (dict, None),
     "use_rslora": (bool, None),
     **dict.fromkeys(("target_modules", "exclude_modules", "layers_pattern", "feedforward_modules"), _NAMES),
     "layers_to_transform": (list, int, None),
@@ -108,14 +108,24 @@ def check_fields(record):
 def check_types(record):
     """Raise UserError for a field of adapter_config.json that is read here and has a type or number that cannot be."""
     for name, kinds in TYPES.items():
-        value = record.get(name)
+        if name not in record:
+            continue
+        value = record[name]
         inside = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
         good = is_a(value, kinds) and all(is_a(one, _INSIDE[name]) for one in inside)
         numbers = [one for one in (value, *inside) if is_a(one, float)]
         check(
-            good and all(math.isfinite(number) and abs(number) < 2**31 for number in numbers),
+            good and all(abs(number) < 2**31 for number in numbers),  # of NaN that is not true
             f"adapter_config.json is damaged ({name} is {shortened(value)}): export it again",
         )
+    layers, pattern = record.get("layers_to_transform"), record.get("layers_pattern")
+    if isinstance(record.get("target_modules"), str):
+        fits = layers is None and pattern is None
+    else:
+        fits = not pattern or layers is not None
+    check(
+        fits, "layers_to_transform cannot be imported: it wants a list of target_modules, and layers_pattern wants it"
+    )
     check(
         0 <= (record.get("lora_dropout") or 0) < 1,
         f"adapter_config.json is damaged (lora_dropout is {record.get('lora_dropout')}): it is a share below 1",
