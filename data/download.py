@@ -12,6 +12,7 @@ import csv
 import hashlib
 import http.client
 import os
+import re
 import sys
 import time
 import urllib.error
@@ -66,6 +67,9 @@ class DownloadOptions(Settings):
     force: bool = flag(False, "replace files of yours that differ from the course's")
 
     def relate(self):
+        check(
+            re.fullmatch(r"(https?|file)://[!-~]+", self.url), f"--url {self.url!r} is no address: begin with https://"
+        )
         unknown = [name for name in self.names if name not in FILES]
         check(not unknown, f"--only: the course has no file {unknown[:1]}; choose from {', '.join(FILES)}")
 
@@ -141,9 +145,7 @@ def _receive(url, part):
         if error.code >= 500:
             return False
         raise UserError(f"{url} is not there (HTTP {error.code}): check --url, or get the file by hand") from error
-    except (http.client.InvalidURL, ValueError) as error:
-        raise UserError(f"{url} is no address ({error}): check --url") from error
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (urllib.error.URLError, TimeoutError, ValueError) as error:
         if isinstance(getattr(error, "reason", None), ConnectionResetError):
             return False
         reason = getattr(error, "reason", error)

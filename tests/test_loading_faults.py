@@ -23,6 +23,8 @@ from tokenizers import Tokenizer, processors
 
 import exchange
 import formats.hugging_face
+from cli.flags import parse_flags
+from data.download import DownloadSettings
 from datasets import load_tokenizer
 from errors import UserError
 from exchange import whole_folder
@@ -572,6 +574,11 @@ def test_a_full_disk_leaves_no_half_made_folder(tmp_path, model_folder, hugging_
         arguments = ["merge", str(tmp_path / "run"), "--out"]
     line = refusal(exchange.main, exchange.parse([*arguments, str(tmp_path / "new")]))
     assert "No space left" in line and sorted(path.name for path in tmp_path.iterdir()) == ["peft", "run"]
+
+
+@pytest.mark.parametrize("url", ["", "data", "htp://x", "https://a b", "https://a\nb"])
+def test_what_is_no_address_is_refused_at_once(url):
+    assert "is no address" in refusal(parse_flags, DownloadSettings, ["--url", url])
 
 
 def test_a_revision_of_the_base_is_not_passed_over(tmp_path, model_folder, hugging_face_gpt2):
