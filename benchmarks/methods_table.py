@@ -11,11 +11,10 @@ import argparse
 import re
 from pathlib import Path
 
-from benchmarks.mini_model import run_task
+from benchmarks.mini_model import free_folder, run_task
 from cli.script import run_script
 from config import TUNING_METHODS
 from errors import check
-from training.runs import free_folder
 
 ALL = "query,key,value,attention_dense,interm_dense,out_dense"
 METHOD_FLAGS = {  # name: flags of both scripts

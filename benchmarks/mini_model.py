@@ -25,7 +25,6 @@ from datasets.tokenizer import save_tokenizer
 from errors import check
 from formats.hugging_face import read_config, save_pretrained
 from models.gpt2 import GPT2Model
-from training.runs import free_folder
 
 TASKS = {  # script, its data flags, the figures of an epoch to report
     "sonnets": (
@@ -94,6 +93,15 @@ def run(options, out, models, start, seed):
     shown = ", ".join(f"{name} {best[name]:.4f}" for name in TASKS[options.task][2])
     print(f"{start}, seed {seed}: best epoch {best['epoch']}, {shown}", flush=True)
     return best
+
+
+def free_folder(wanted):
+    """The folder itself where it holds no run, else the first of its names with -2, -3, ... that holds none."""
+    folder, number = wanted, 1
+    while (folder / "settings.json").exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}-{number}")
+    return folder
 
 
 def run_task(task, model, data_folder, run_dir, flags, parallel=1):

@@ -267,9 +267,14 @@ def _numbers(stored, dtype):
         what = "numbers of a format" if tensor.is_floating_point() else "whole numbers"
         raise UserError(f"{source} holds {what} ({kind}) that cannot be weights here: save it in fp32, bf16 or fp16")
     tensor = tensor.to(dtype)
+    check_finite(tensor, source)
+    return tensor
+
+
+def check_finite(tensor, source):
+    """Raise UserError, with the tensor's source named, unless all its numbers are finite."""
     if not torch.isfinite(tensor).all():
         raise UserError(f"{source} holds numbers that are not finite: the file is damaged, or its training diverged")
-    return tensor
 
 
 def _safetensors(file):

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from config import AdaLoRASettings, IA3Settings, LoRASettings, PrefixSettings, PromptSettings
 from errors import UserError, check
 from files import read_json
-from formats.hugging_face import linear_shapes
+from formats.hugging_face import check_finite, linear_shapes
 from formats.peft_config import TYPES, is_targeted, pattern_value, scales_input
 
 PARTS = ("query", "key", "value")  # of c_attn, in this order
@@ -219,8 +219,7 @@ def _finite(key, tensor):
         tensor.is_floating_point(), f"{key} holds {tensor.dtype} where floating-point numbers belong: export it again"
     )
     tensor = tensor.float()
-    if not torch.isfinite(tensor).all():
-        raise UserError(f"{key} holds numbers that are not finite: the file is damaged, or its training diverged")
+    check_finite(tensor, key)
     return tensor
 
 
@@ -278,10 +277,8 @@ def _export_adalora(settings, tensors, config):
     rank = max(len(factors["A"]) for factors in fused.values())
     converted = {}
     for (layer, module), factors in fused.items():  # peft knows one rank for all: the rest has a strength E of zero
-        missing = rank - len(factors["A"])
         for kind, tensor in factors.items():
-            padding = (0, missing) if kind == "B" else (0, 0, 0, missing)
-            converted[f"{_PREFIX}.{layer}.{module}.lora_{kind}"] = torch.nn.functional.pad(tensor, padding)
+            converted[f"{_PREFIX}.{layer}.{module}.lora_{kind}"] = _to_rank(tensor, kind, rank)
     scaling = settings.adalora_alpha / (settings.adalora_start_rank + 1e-5)
     record = {
         "peft_type": "ADALORA",

@@ -124,7 +124,7 @@ def test_a_damaged_cache_is_one_line_or_as_it_was(tmp_path):
         path.write_bytes(data)
         try:
             cache = TranslationCache(path)
-            cache.known("model")
+            assert cache.known("model").items() <= written.items()
             cache.add("model", {"a": "b"})
         except UserError as error:
             assert "cache.sqlite" in str(error)

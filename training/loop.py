@@ -100,7 +100,7 @@ class TrainingLoop:
                     self.run.save_best(self.model, {"epoch": progress.best_epoch, "score": progress.best_score})
             self._keep({})
         self.accelerator.wait_for_everyone()
-        self._stop_if_asked(stop_asked())
+        _stop_if_asked(stop_asked())
 
     def _keep(self, states):
         """Keep where training stands. states: the random states of all processes, {} between epochs."""
@@ -117,8 +117,8 @@ class TrainingLoop:
         if progress.epoch_step:
             restore_random_states(self.random_states, self.accelerator.process_index)
         iterator = batches.epoch(epoch, start=progress.epoch_step * settings.gradient_accumulation)
-        hidden = None if self.accelerator.is_main_process else True  # None: shown where stderr is a terminal
-        bar = tqdm(total=steps, initial=progress.epoch_step, desc=f"epoch {epoch}/{settings.epochs}", disable=hidden)
+        disable = None if self.accelerator.is_main_process else True  # None: shown where stderr is a terminal
+        bar = tqdm(total=steps, initial=progress.epoch_step, desc=f"epoch {epoch}/{settings.epochs}", disable=disable)
         with bar, finish_first():
             while progress.epoch_step < steps:
                 left = len(batches) - progress.epoch_step * settings.gradient_accumulation
@@ -130,7 +130,7 @@ class TrainingLoop:
                 bar.update()
                 if any(requests):
                     self._keep(random_states(gather_object, self.accelerator))
-                    self._stop_if_asked(requests[1])
+                    _stop_if_asked(requests[1])
         check(progress.epoch_count, "not one step of the epoch had a finite loss: lower --lr, or try --precision fp32")
         return progress.epoch_loss / progress.epoch_count
 
@@ -175,10 +175,6 @@ class TrainingLoop:
             write_json(self.run.diverged, {"step": self.progress.step, "what": what})
         kept = f"--resume --run_dir {self.run.folder} goes on from what was kept before"
         return Diverged(f"{what}: {kept}; give it a lower --lr, or begin again with --precision fp32")
-
-    def _stop_if_asked(self, number):
-        if number:
-            raise Stopped(int(number))
 
     def _accumulate(self, micro_batches, loss_fn):
         """Add up the gradients of summed losses over some batches. What does not fit into memory goes in parts.
@@ -225,6 +221,11 @@ class TrainingLoop:
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.rows_at_once = rows // 2
         say(f"out of memory: from now on a batch goes in parts of {rows // 2} rows, with the same result")
+
+
+def _stop_if_asked(number):
+    if number:
+        raise Stopped(int(number))
 
 
 def learning_rate_factor(step, total_steps, settings):

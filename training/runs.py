@@ -327,15 +327,6 @@ def open_run(task, name, settings, given):
     return Run(Path("runs") / name, claims=True), settings
 
 
-def free_folder(wanted):
-    """The folder itself where it holds no run, else the first of its names with -2, -3, ... that holds none."""
-    folder, number = wanted, 1
-    while (folder / "settings.json").exists():
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}-{number}")
-    return folder
-
-
 def _newest(task_prefix):
     runs = list(Path("runs").glob(f"{task_prefix}*/settings.json"))
     if not runs:
@@ -379,7 +370,8 @@ def check_base(record, base, source):
         return
     config = {name: (known["config"].get(name), value) for name, value in base["config"].items()}
     differs = [f"its {name} is {now}, not {then}" for name, (then, now) in config.items() if now != then]
-    differs += [f"its {part} differ" for part in ("weights",) if known[part] != base[part]]
+    if known["weights"] != base["weights"]:
+        differs.append("its weights differ")
     if "tokenizer" in base and "tokenizer" in known and base["tokenizer"] != known["tokenizer"]:
         differs.append("its tokenizer differs")
     if differs:
