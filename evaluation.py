@@ -14,7 +14,7 @@ from sacrebleu.metrics import CHRF
 from config import ANSWERS
 from datasets.batching import run_in_parts
 from datasets.sonnets import SONNET_LINES, head_of, lines_of, tail_of
-from errors import Diverged
+from errors import Diverged, UserError
 
 
 def accuracy(predictions, truths):
@@ -65,11 +65,17 @@ def predict_paraphrase(loader, model, device):
 
 def _answers(model, batch, device):
     logits = model(batch["token_ids"].to(device), batch["attention_mask"].to(device))
+    chosen = _most_probable(logits, batch["sent_ids"])
+    return [answer_token(index) for index in chosen] if logits.size(-1) == 2 else chosen
+
+
+def _most_probable(logits, ids):
+    """The index of each row's largest logit. Raises Diverged, naming an id, where a row has one that is not finite."""
     best, chosen = logits.max(dim=-1)  # NaN where a row has one
-    bad = [str(row) for row, value in zip(batch["sent_ids"], best.tolist(), strict=True) if not math.isfinite(value)]
+    bad = [str(row) for row, value in zip(ids, best.tolist(), strict=True) if not math.isfinite(value)]
     if bad:
         raise Diverged(f"the model's logits are not finite for {len(bad)} rows, first {bad[0]}: no answer is written")
-    return [answer_token(index) for index in chosen.tolist()] if logits.size(-1) == 2 else chosen.tolist()
+    return chosen.tolist()
 
 
 def answer_token(label):
@@ -92,6 +98,70 @@ def model_eval_paraphrase(loader, model, device):
 
     ids, predictions = predict_paraphrase(batches(), model, device)
     return accuracy(predictions, truths), macro_f1(predictions, truths), predictions, truths, ids
+
+
+@torch.no_grad()
+def predict_sentiment(loader, model, device):
+    """(ids, predictions) over a loader's batches; predictions are classes, 0, 1, ..."""
+    model.eval()
+    ids, predictions = [], []
+    for batch in loader:
+        parts = run_in_parts(lambda part: _classes(model, part, device), batch)
+        predictions += [label for part in parts for label in part]
+        ids += batch["sent_ids"]
+    return ids, predictions
+
+
+def _classes(model, batch, device):
+    inputs = [batch["token_ids"].to(device), batch["attention_mask"].to(device)]
+    more = {"vectors": batch["vectors"].to(device)} if "vectors" in batch else {}
+    return _most_probable(model(*inputs, **more), batch["sent_ids"])
+
+
+def model_eval(loader, model, device):
+    """The course's: (accuracy, macro-F1, predictions, truths, sentences, ids) over labelled reviews, in loader order."""
+    truths, sentences = [], []
+
+    def batches():
+        for batch in loader:
+            truths.extend(batch["labels"].flatten().tolist())
+            sentences.extend(batch["sents"])
+            yield batch
+
+    ids, predictions = predict_sentiment(batches(), model, device)
+    return accuracy(predictions, truths), macro_f1(predictions, truths), predictions, truths, sentences, ids
+
+
+def model_test_eval(loader, model, device):
+    """The course's: (predictions, sentences, ids) over reviews without labels, in loader order."""
+    sentences = []
+
+    def batches():
+        for batch in loader:
+            sentences.extend(batch["sents"])
+            yield batch
+
+    ids, predictions = predict_sentiment(batches(), model, device)
+    return predictions, sentences, ids
+
+
+def bag_of_words(training, sentences):
+    """The classes that a logistic regression over word counts gives the sentences: what needs no GPT-2 at all.
+
+    training: rows (sentence, label, ...). A word is what white space divides; scikit-learn's own regularisation (C = 1),
+    nothing is tuned. Raises UserError without scikit-learn.
+    """
+    try:
+        from sklearn.feature_extraction.text import CountVectorizer
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise UserError("the bag of words needs scikit-learn: pip install -r requirements-extra.txt") from error
+    labels = [row[1] for row in training]
+    if len(set(labels)) == 1:  # which no regression takes
+        return [labels[0]] * len(sentences)
+    words = CountVectorizer(token_pattern=r"\S+")
+    counts = words.fit_transform([row[0] for row in training])
+    return LogisticRegression(max_iter=1000).fit(counts, labels).predict(words.transform(sentences)).tolist()
 
 
 def chrf(hypotheses, references):
