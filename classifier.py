@@ -27,7 +27,7 @@ from cli.tables import format_table
 from config import CLASSES
 from datasets import LengthGroupedBatches, SentimentDataset, SentimentTestDataset, load_sentiment_data
 from datasets.batching import run_in_parts
-from errors import UserError, check
+from errors import UserError
 from evaluation import accuracy, bag_of_words, macro_f1, predict_sentiment
 from files import check_writable, write_text
 from models.sentiment_gpt import SentimentGPT
@@ -115,9 +115,7 @@ def begin_and_train(name, session, tuned, model, rows, dev):
     settings, accelerator = session.settings, session.accelerator
     training = SentimentDataset(rows.training, tuned.tokenizer, tuned.gpt2.context)
     if training.num_shortened:
-        say(
-            f"{training.num_shortened} training reviews are longer than {tuned.gpt2.context} tokens: their ends are kept"
-        )
+        say(f"of {training.num_shortened} training reviews only the last {tuned.gpt2.context} tokens are used")
     batches = session.batches(training)
     inputs = {
         f"{TITLES[name]} training rows": content_hash(rows.training, getattr(settings.data, f"{name}_train")),

@@ -595,7 +595,7 @@ class SentimentHeadSettings(Settings):
 
 
 class ClassifierSettings(TaskSettings):
-    """Classify the sentiment of movie reviews: SST into five classes, then CFIMDB into two; write the files to hand in."""
+    """Classify the sentiment of movie reviews, SST into five classes, then CFIMDB into two; write the hand-in files."""
 
     data: SentimentData = group(SentimentData)
     training: SentimentTraining = group(SentimentTraining)

@@ -119,7 +119,7 @@ def _classes(model, batch, device):
 
 
 def model_eval(loader, model, device):
-    """The course's: (accuracy, macro-F1, predictions, truths, sentences, ids) over labelled reviews, in loader order."""
+    """The course's: (accuracy, macro-F1, predictions, truths, sentences, ids) over a loader with labels, in its order."""
     truths, sentences = [], []
 
     def batches():
@@ -133,7 +133,7 @@ def model_eval(loader, model, device):
 
 
 def model_test_eval(loader, model, device):
-    """The course's: (predictions, sentences, ids) over reviews without labels, in loader order."""
+    """The course's: (predictions, sentences, ids) over a loader without labels, in its order."""
     sentences = []
 
     def batches():
@@ -148,8 +148,8 @@ def model_test_eval(loader, model, device):
 def bag_of_words(training, sentences):
     """The classes that a logistic regression over word counts gives the sentences: what needs no GPT-2 at all.
 
-    training: rows (sentence, label, ...). A word is what white space divides; scikit-learn's own regularisation (C = 1),
-    nothing is tuned. Raises UserError without scikit-learn.
+    training: rows (sentence, label, ...). A word is what white space divides; the regularisation is scikit-learn's own
+    (C = 1), nothing is tuned. Raises UserError without scikit-learn.
     """
     try:
         from sklearn.feature_extraction.text import CountVectorizer

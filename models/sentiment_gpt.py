@@ -1,8 +1,8 @@
 """GPT-2 that tells how a review likes its film: the pooled hidden state, dropout, one linear layer with a row a class.
 
 With the last token's state and all of GPT-2 trained this is the fine-tuning of Radford et al. (2018, 3.2), less their
-extra tokens and their auxiliary loss. Frozen, GPT-2 is a fixed function: it is run without gradients and without its own
-dropout, so that a review has the same vector in every epoch, which may then be handed in instead of being computed.
+extra tokens and their auxiliary loss. Frozen, GPT-2 is a fixed function: it is run without gradients and without its
+own dropout, so that a review has the same vector in every epoch, which may then be handed in, not computed again.
 
 Legend: B batch, T time, D width, N heads of the pooling, C classes.
 """
