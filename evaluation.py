@@ -119,7 +119,7 @@ def _classes(model, batch, device):
 
 
 def model_eval(loader, model, device):
-    """The course's: (accuracy, macro-F1, predictions, truths, sentences, ids) over a loader with labels, in its order."""
+    """The course's: (accuracy, macro-F1, predictions, truths, sentences, ids) over a loader with labels, in order."""
     truths, sentences = [], []
 
     def batches():
@@ -133,7 +133,7 @@ def model_eval(loader, model, device):
 
 
 def model_test_eval(loader, model, device):
-    """The course's: (predictions, sentences, ids) over a loader without labels, in its order."""
+    """The course's: (predictions, sentences, ids) over a loader without labels, in order."""
     sentences = []
 
     def batches():
