@@ -46,12 +46,12 @@ def main(settings, given):
     rows = {name: read(name, session) for name, session in sessions.items()}  # all that can be wrong is told now
     table, home = {}, None
     for name, session in sessions.items():
-        if session.run.claims and home:
+        if home:
+            session.accelerator.free_memory()  # of the part before, and its model
             session.run.settle(home)
         table |= train_and_predict(name, session, rows[name])
         home = session.run.home
-        session.accelerator.free_memory()  # of what it has prepared: the next part has a model of its own
-    if len(table) > 3:
+    if len(sessions) > 1 and table:
         say("\n" + format_table(table, "Sentiment, dev"), end="")
 
 

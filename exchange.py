@@ -39,13 +39,14 @@ from safetensors import SafetensorError
 
 from cli.flags import settings_from_dict
 from cli.tables import format_table
-from config import ParaphraseSettings, SonnetSettings
+from config import CLASSES, ClassifierSettings, ParaphraseSettings, SonnetSettings
 from errors import UserError, check
 from files import check_writable, sync_folder
 from formats.hub import TOKENIZER_FILES, find_model
 from formats.hugging_face import read_config, save_pretrained
 from formats.peft import read_folder, write_folder
 from models.paraphrase_gpt import ParaphraseGPT
+from models.sentiment_gpt import SentimentGPT
 from models.sonnet_gpt import SonnetGPT
 from training.assembly import assemble
 from training.runs import Run, check_base
@@ -53,7 +54,7 @@ from tuning.portable import from_peft, prompt_tensors, to_peft
 from tuning.register import default_learning_rate
 from tuning.state import count_parameters, load_tuning, trainable_state_dict
 
-SETTINGS = dict(zip(TASKS, (SonnetSettings, ParaphraseSettings), strict=True))
+SETTINGS = dict(zip(TASKS, (SonnetSettings, ParaphraseSettings), strict=True)) | {"classifier": ClassifierSettings}
 
 
 def main(options):
@@ -109,24 +110,26 @@ def open_tuned(source, model_path=None, model_size=None):
     settings.training.precision, settings.inference.merge = "fp32", False  # what is carried on is not rounded
     tuned = assemble(settings, with_tokenizer=False)
     check_base(record, tuned.fingerprint, source)
-    model = task_model(tuned.gpt2, settings)
+    model = task_model(tuned.gpt2, settings, record.get("part"))
     score = run.load_best(model)
     return tuned, model.eval(), settings, score
 
 
-def task_model(gpt2, settings):
+def task_model(gpt2, settings, part=None):
+    if isinstance(settings, ClassifierSettings):
+        return SentimentGPT(gpt2, CLASSES[part], settings.head, settings.pooling)
     if isinstance(settings, ParaphraseSettings):
         return ParaphraseGPT(gpt2, settings.head, settings.pooling)
     return SonnetGPT(gpt2)
 
 
 def show(options):
-    tuned, model, _, score = open_tuned(options.source, options.model_path, options.model_size)
+    tuned, model, settings, score = open_tuned(options.source, options.model_path, options.model_size)
     trained, total = count_parameters(model)
     rows = {
         "run": options.source,
         "base model": str(tuned.folder),
-        "methods": ", ".join(tuned.methods) or "full fine-tuning",
+        "methods": ", ".join(tuned.methods) or ("none, GPT-2 is frozen" if settings.frozen else "full fine-tuning"),
         "trained": f"{trained:,} of {total:,} parameters ({100 * trained / total:.2f} %)",
         "best epoch": f"{score['epoch']}, score {score['score']:.4f}",
     }

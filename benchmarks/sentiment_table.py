@@ -4,7 +4,8 @@
 
 Runs classifier.py on SST and CFIMDB for each way and seed, with rates chosen for so small a model (it wants more than
 GPT-2 does), and prints Markdown: accuracy and macro-F1 on dev at the best epoch, mean and deviation over the seeds.
-Runs that --out holds complete are not made again.
+What --out holds of
+them is not made again: a table that was stopped goes on.
 """
 
 import argparse
@@ -55,7 +56,7 @@ def print_row(name, cells):
 
 
 def run(options, way, seed):
-    """One run of classifier.py, or one that is there already; returns its folder."""
+    """One run of classifier.py, or the rest of one that is there already; returns its folder."""
     folder = Path(options.out, f"{re.sub('[^a-z0-9]+', '-', way.lower())}-{seed}")
     if (folder / "cfimdb" / "report.json").exists():
         return folder
@@ -64,6 +65,8 @@ def run(options, way, seed):
     for name in CLASSES:
         for split, file in (("train", "train"), ("dev", "dev"), ("test", "test-student")):
             command += [f"--{name}_{split}", str(Path(options.data, f"ids-{name}-{file}.csv"))]
+    if folder.exists():
+        command = [sys.executable, "classifier.py", "--resume", "--run_dir", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True)
     check(done.returncode == 0, f"{' '.join(command)} failed: {done.stderr.strip()[-300:]}")
     return folder

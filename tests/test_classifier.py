@@ -165,9 +165,14 @@ def test_gpt2_is_trained_in_one_mode_alone(review_flags, model_folder, monkeypat
 KEPT = ("last/model.safetensors", "last/optimizer.safetensors", "last/state.json", "best/model.safetensors")
 
 
-@pytest.mark.parametrize("more", ["", "--lora"])
-@pytest.mark.parametrize("part, step", [("sst", 3), ("sst", 4), ("cfimdb", 1), ("cfimdb", 6)])
-def test_a_stopped_run_goes_on_to_the_same_result(review_flags, tmp_path, monkeypatch, more, part, step):
+STOPS = [("sst", 3, ""), ("sst", 4, "--lora"), ("cfimdb", 1, ""), ("cfimdb", 6, "--lora")]
+MORE_STOPS = [("sst", 3, "--lora"), ("sst", 4, ""), ("cfimdb", 1, "--lora"), ("cfimdb", 6, "")]
+
+
+@pytest.mark.parametrize(
+    "part, step, more", [*STOPS[::3], *(pytest.param(*s, marks=pytest.mark.slow) for s in STOPS[1:3] + MORE_STOPS)]
+)
+def test_a_stopped_run_goes_on_to_the_same_result(review_flags, tmp_path, monkeypatch, part, step, more):
     """Stopped within an epoch or between two, in the first part or in the second; --resume alone does the rest."""
     flags = [*review_flags, *more.split(), "--pooling", "attention"]  # which has parameters of its own
     run(classifier, [*flags, "--run_dir", "whole"])
