@@ -4,8 +4,10 @@ import builtins
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import pytest
@@ -197,6 +199,31 @@ def test_a_stopped_run_goes_on_to_the_same_result(review_flags, tmp_path, monkey
     for data in CLASSES:
         for file in KEPT:
             ours, theirs = (tmp_path / home / data / file for home in (f"runs/{name}", "whole"))
+            assert ours.read_bytes() == theirs.read_bytes(), (data, file)
+
+
+@pytest.mark.slow
+def test_sigterm_in_the_second_part_tells_the_way_on(review_flags, tmp_path):
+    """The real script: the step is finished, both parts end as those of an unbroken run."""
+    flags = [*without(review_flags, "--epochs"), "--epochs", "40", "--precision", "fp32", "--lora"]
+    command = [sys.executable, ROOT / "classifier.py"]
+    options = {"cwd": tmp_path, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([*command, *flags, "--run_dir", "run"], **options, **pipes)
+    metrics = tmp_path / "run/cfimdb/metrics.jsonl"
+    while not (metrics.exists() and metrics.read_text().count('"step"') >= 7):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert err.endswith("stopped; go on with: python classifier.py --resume --run_dir run\n")
+    assert metrics.read_text().count('"step"') < 160 and not list((tmp_path / "out").glob("*cfimdb*"))
+    for more in (["--resume", "--run_dir", "run"], [*flags, "--run_dir", "whole"]):
+        assert subprocess.run([*command, *more], **options, capture_output=True).returncode == 0
+    for data in CLASSES:
+        for file in KEPT:
+            ours, theirs = (tmp_path / home / data / file for home in ("run", "whole"))
             assert ours.read_bytes() == theirs.read_bytes(), (data, file)
 
 
