@@ -136,7 +136,7 @@ def begin_and_train(name, session, tuned, model, rows, dev):
 
 @torch.no_grad()
 def keep_vectors(model, dataset, batch_size, accelerator):
-    """Compute the vectors of a frozen GPT-2 once for all epochs."""
+    """Compute the vectors of a frozen GPT-2 once for all epochs. (Each process computes all of them.)"""
     model.to(accelerator.device).eval()
     vectors = {}
     bar = tqdm(LengthGroupedBatches(dataset, batch_size), desc="reading", unit="batch", leave=False, disable=None)

@@ -164,7 +164,7 @@ class TuningSettings(Settings):
         (),
         "tuning method, or several that combine: " + "; ".join(f"{k}: {v[0]}" for k, v in TUNING_METHODS.items()),
         TUNING_METHODS,
-        nothing="full fine-tuning",
+        nothing="no tuning method",
     )
     lora: bool = flag(False, "short for --tuning lora", shorthand_of=("tuning", "lora"))
     adapter: bool = flag(False, "short for --tuning adapter", shorthand_of=("tuning", "adapter"))
@@ -568,6 +568,10 @@ class SentimentData(Settings, from_flags="when predicting"):
         return [self.only] if self.only else list(CLASSES)
 
 
+class SentimentTuning(TuningSettings):
+    """tuning: what of GPT-2 is trained; without any of these, what --fine-tune-mode says"""
+
+
 class SentimentTraining(TrainingSettings):
     """training"""
 
@@ -598,6 +602,7 @@ class ClassifierSettings(TaskSettings):
     """Classify the sentiment of movie reviews, SST into five classes, then CFIMDB into two; write the hand-in files."""
 
     data: SentimentData = group(SentimentData)
+    tuning: SentimentTuning = group(SentimentTuning)
     training: SentimentTraining = group(SentimentTraining)
     head: SentimentHeadSettings = group(SentimentHeadSettings)
     pooling: PoolingSettings = group(PoolingSettings)
