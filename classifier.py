@@ -32,6 +32,7 @@ from evaluation import accuracy, bag_of_words, macro_f1, predict_sentiment
 from files import check_writable, write_text
 from models.sentiment_gpt import SentimentGPT
 from training.assembly import assemble, load_trained, open_session
+from training.processes import in_first_process
 from training.runs import content_hash
 
 TASK = "classifier"
@@ -99,8 +100,7 @@ def train_and_predict(name, session, rows):
     for split, dataset in (("dev", dev), ("test", test)):
         path = settings.output(name, split)
         answers[path] = predict(model, dataset, settings.inference.eval_batch_size, accelerator, path)
-        if accelerator.is_main_process:
-            write_text(path, format_predictions(dataset.ids, answers[path], CLASSES[name]))
+        in_first_process(write_text, path, format_predictions(dataset.ids, answers[path], CLASSES[name]))
     if not accelerator.is_main_process:
         return {}
     scores = score(name, rows, dev, answers[settings.output(name, "dev")])

@@ -13,7 +13,7 @@ if __name__ == "__main__":  # before the heavy imports, so that --help and typin
 
 from collections import Counter
 
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from cli.script import say
@@ -30,6 +30,7 @@ from evaluation import accuracy, answer_token, macro_f1, predict_paraphrase
 from files import check_writable, write_text
 from models.paraphrase_gpt import ParaphraseGPT
 from training.assembly import assemble, load_trained, open_session
+from training.processes import in_first_process
 from training.runs import content_hash
 
 TASK = "paraphrase_detection"
@@ -62,8 +63,7 @@ def main(settings, given):
     answers = {}
     for path, dataset in ((data.para_dev_out, dev), (data.para_test_out, test)):
         answers[path] = predict(model, dataset, settings.inference.eval_batch_size, accelerator, path)
-        if accelerator.is_main_process:
-            write_text(path, format_predictions(dataset.ids, answers[path]))
+        in_first_process(write_text, path, format_predictions(dataset.ids, answers[path]))
     if accelerator.is_main_process:
         figures |= report(dev, answers[data.para_dev_out], data, answers[data.para_test_out])
         say("\n" + format_table(figures, "Paraphrase detection"), end="")
@@ -83,8 +83,8 @@ def begin_and_train(session, tuned, model, train_rows, dev, dev_rows):
         "dev pairs": content_hash(dev_rows, settings.data.para_dev),
     }
     session.begin(tuned.fingerprint, inputs, batches)
-    if settings.augmentation.augment and accelerator.is_main_process:
-        write_text(session.run.folder / "augmented.csv", format_rows(more_rows))
+    if settings.augmentation.augment:
+        in_first_process(write_text, session.run.folder / "augmented.csv", format_rows(more_rows))
 
     def evaluate(model):
         answers = predict(model, dev, settings.inference.eval_batch_size, accelerator, "dev")
@@ -96,11 +96,12 @@ def begin_and_train(session, tuned, model, train_rows, dev, dev_rows):
 
 def augmented_rows(rows, settings, accelerator):
     """What augmentation adds to the training rows; made by the main process, known to all."""
-    more = []
-    if settings.augmentation.augment and accelerator.is_main_process:
-        more, counts = augment(rows, settings.augmentation, settings.training.seed, accelerator.device)
-        say(describe(more, counts))
-    return broadcast_object_list([more])[0]
+    if not settings.augmentation.augment:
+        return []
+    device = accelerator.device
+    more, counts = in_first_process(augment, rows, settings.augmentation, settings.training.seed, device)
+    say(describe(more, counts))
+    return more
 
 
 def both_orders(rows):

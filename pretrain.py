@@ -34,6 +34,7 @@ from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
 from training.assembly import load_trained, open_session
 from training.loop import to_device
+from training.processes import in_first_process
 from training.randomness import seed_everything
 from training.runs import content_hash, fingerprint
 
@@ -48,10 +49,7 @@ def main(settings, given):
     run, settings, accelerator = session.run, session.settings, session.accelerator
     out = Path(settings.data.out or run.folder / "model")
     check_writable(out / "config.json")
-    if accelerator.is_main_process and not (run.folder / "corpus").is_dir():
-        corpus = Corpus(settings.data.corpus, settings.data.held_out_names)
-        prepare_corpus(corpus, run.folder / "corpus", settings.shape.vocab_size, settings.shape.context)
-    accelerator.wait_for_everyone()
+    in_first_process(prepare, run.folder / "corpus", settings)
     tokens = TokenFile(run.folder / "corpus")
     batches = make_batches(tokens, settings, accelerator)
 
@@ -80,6 +78,13 @@ def main(settings, given):
         say("\n" + format_table(figures, "Pre-training"), end="")
         run.report({"figures": figures, "held out": measure.report(model, untrained)})
         save(gpt2, tokens.tokenizer, out, settings)
+
+
+def prepare(folder, settings):
+    """The corpus as token ids in a folder, unless it is there already."""
+    if not folder.is_dir():
+        corpus = Corpus(settings.data.corpus, settings.data.held_out_names)
+        prepare_corpus(corpus, folder, settings.shape.vocab_size, settings.shape.context)
 
 
 def gpt2_config(shape, tokenizer):

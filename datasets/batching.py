@@ -24,23 +24,27 @@ def pad(rows, pad_id, side="right"):
     return input_ids, attention_mask
 
 
+def rows_of(batch):
+    """How many rows a batch has. batch: {name: tensor or list}, a row each in their first axis."""
+    return max(map(len, batch.values()))
+
+
 def split_batch(batch, rows):
-    """The batch in parts of so many rows at most. batch: {name: tensor or list}, a row each in their first axis."""
-    size = max(len(values) for values in batch.values())
-    return [{name: v[i : i + rows] for name, v in batch.items()} for i in range(0, size, rows)]
+    """The batch in parts of so many rows at most."""
+    return [{name: v[i : i + rows] for name, v in batch.items()} for i in range(0, rows_of(batch), rows)]
 
 
 def run_in_parts(run, items):
     """[run(part), ...]: of all items at once or, where memory runs out, of their halves, and so on, in order.
 
-    items: a list, or a batch as in `split_batch`. Raises UserError where a single one does not fit.
+    items: a list, or a batch as in `rows_of`. Raises UserError where a single one does not fit.
     """
     try:
         return [run(items)]
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        size = len(items) if isinstance(items, list) else max(map(len, items.values()))
+        size = len(items) if isinstance(items, list) else rows_of(items)
         if size == 1:
             raise UserError("a single row does not fit into memory: take a smaller model, or shorter rows") from error
     _say_smaller()

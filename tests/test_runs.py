@@ -2,73 +2,28 @@
 
 import json
 import os
-import re
 import shutil
 
 import pytest
 import torch
 
-import training.storage
-from config import LoRASettings, SonnetSettings, TrainingSettings
-from datasets import LengthGroupedBatches
+from config import SonnetSettings, TrainingSettings
 from errors import Diverged, UserError
-from models.gpt2 import GPT2Model
-from models.sonnet_gpt import SonnetGPT, language_model_loss
-from tests.helpers import RandomRows
-from tests.tiny import forget_accelerate_state
-from training.assembly import load_trained, make_accelerator
-from training.loop import TrainingLoop, learning_rate_factor, total_steps
-from training.runs import Run, content_hash, fingerprint
-from tuning.attach import attach
-
-BASE = {"weights": "", "config": {}}
+from models.sonnet_gpt import language_model_loss
+from tests import small_run
+from tests.small_run import BASE, SETTINGS, SHORT, contents
+from training.loop import TrainingLoop, learning_rate_factor
+from training.runs import Run, fingerprint
 
 
 class Stop(BaseException):
     """What a SIGKILL is from the inside: nothing runs any more."""
 
 
-SETTINGS = {"epochs": 3, "batch_size": 4, "lr": 3e-3, "precision": "fp32", "save_minutes": 1e-9}
-EVERYTHING = ("last/model.safetensors", "last/optimizer.safetensors", "last/state.json", "best/model.safetensors")
-TIMES = re.compile(rb'"seconds": [\d.]+')
-
-
 @pytest.fixture
 def train(model_folder, tmp_path):
-    """train(name, ...): the loop on 14 random rows (4 steps an epoch, dropout on) in tmp_path / name."""
-
-    def run_it(name, resumed=False, loss_fn=language_model_loss, after_step=None, score=None, rows=14, **changes):
-        forget_accelerate_state()
-        settings = TrainingSettings(**SETTINGS | changes)
-        torch.manual_seed(1)
-        gpt2 = GPT2Model.from_pretrained(str(model_folder))
-        attach(gpt2, {"lora": LoRASettings(lora_rank=2)})
-        model, dev = SonnetGPT(gpt2), RandomRows(3, seed=1, lengths=(3, 9))
-        dataset = RandomRows(rows, lengths=(3, 9))
-        batches = LengthGroupedBatches(dataset, settings.batch_size, shuffle=True, seed=settings.seed)
-
-        def evaluate(model):
-            if score is not None:
-                return {"score": score}
-            loss, count = language_model_loss(model, dev.collate_fn([dev[i] for i in range(3)]))
-            return {"score": -(loss / count).item()}
-
-        run = Run(tmp_path / name, resumed=resumed)
-        steps = total_steps(batches, settings)
-        inputs = {"rows": content_hash([row.tolist() for row in batches.dataset.rows], "rows.txt")}
-        run.begin("test", SonnetSettings(training=settings), BASE, inputs, steps)
-        accelerator = make_accelerator(settings)
-        TrainingLoop(model, settings, run, accelerator, after_step).fit(batches, loss_fn, evaluate)
-        load_trained(model, run, accelerator)
-        return run.folder
-
-    return run_it
-
-
-def contents(folder):
-    """The bytes of all that a run is; times aside."""
-    files = {name: (folder / name).read_bytes() for name in EVERYTHING}
-    return files | {"metrics": TIMES.sub(b"", (folder / "metrics.jsonl").read_bytes())}
+    """train(name, ...): the small training, kept in tmp_path / name."""
+    return lambda name, resumed=False, **options: small_run.train(model_folder, tmp_path / name, resumed, **options)
 
 
 def stopping(at):
@@ -93,45 +48,6 @@ def test_a_run_killed_at_every_step_ends_where_the_unbroken_one_does(train, tmp_
         with pytest.raises(Stop):
             train("parts", after_step=stopping(step), resumed=step > 1, save_minutes=1e-9)
     assert contents(train("parts", resumed=True)) == whole
-
-
-CALLS = [(os, "rename"), (os, "fsync"), (os, "replace"), (shutil, "rmtree"), (training.storage, "save_file")]
-SHORT = {"save_minutes": 0, "epochs": 2, "rows": 5}
-
-
-def killed_at(train, monkeypatch, module, name, number, before):
-    """A short run that is killed at the n-th call of a function, before it or after it. False: it has fewer calls."""
-    real, calls = getattr(module, name), []
-
-    def call(*arguments, **options):
-        calls.append(arguments)
-        if len(calls) == number and before:
-            raise Stop
-        outcome = real(*arguments, **options)
-        if len(calls) == number:
-            raise Stop
-        return outcome
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, name, call)
-        try:
-            train("parts", **SHORT)
-        except Stop:
-            return True
-    return False
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("module, name", CALLS, ids=[name for _, name in CALLS])
-@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-def test_a_kill_at_any_file_call_loses_nothing(train, tmp_path, monkeypatch, module, name, before):
-    whole, number = contents(train("whole", **SHORT)), 1
-    while killed_at(train, monkeypatch, module, name, number, before):
-        begun = (tmp_path / "parts" / "settings.json").exists()
-        assert contents(train("parts", resumed=begun, **SHORT)) == whole, number
-        shutil.rmtree(tmp_path / "parts")
-        number += 1
-    assert number > 2
 
 
 def test_files_are_on_the_disk_before_the_folder_has_its_name(train, monkeypatch):

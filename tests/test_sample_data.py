@@ -5,6 +5,7 @@ End-rhymes are not tested: English spelling does not tell them (through/who, lau
 
 import csv
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +34,8 @@ REVIEW_FILES = {  # (data set, split): (name, how many)
     ("cfimdb", "test"): ("ids-cfimdb-test-student.csv", 20),
 }
 PAIR_FILES = {"train": ("para-train.csv", 1040), "dev": ("para-dev.csv", 200), "test": ("para-test-student.csv", 200)}
+
+TRANSLATION_FILES = {"train": 1309, "dev": 60, "test": 60}  # split: how many pairs
 
 
 def sonnets_of(name):
@@ -226,3 +229,65 @@ def test_words_alone_tell_something_and_not_all(name, low, high):
     score = accuracy(bag_of_words(training, [row[0] for row in dev]), [row[1] for row in dev])
     print(f"{name}: bag of words, dev accuracy {score:.3f}")
     assert low < score < high
+
+
+def translations_of(split):
+    """The pairs (English, Korean) as the file has them."""
+    text = (SAMPLE / f"translation-{split}.tsv").read_text(encoding="utf-8")
+    return [tuple(line.split("\t")) for line in text.removesuffix("\n").split("\n")]
+
+
+def english_words(sentence):
+    return re.findall(r"[a-z']+", sentence.lower())
+
+
+def korean_words(sentence):
+    return re.findall(r"[가-힣]+", sentence)
+
+
+@pytest.mark.parametrize("split", TRANSLATION_FILES)
+def test_translations_have_two_fields_in_their_own_script(split):
+    data = (SAMPLE / f"translation-{split}.tsv").read_bytes()
+    assert b"\r" not in data and data.endswith(b"\n") and not data.startswith(b"\xef\xbb\xbf")
+    pairs = translations_of(split)
+    assert len(pairs) == TRANSLATION_FILES[split] and {len(pair) for pair in pairs} == {2}
+    for english, korean in pairs:
+        assert re.fullmatch(r"[A-Z][A-Za-z']*(,? [A-Za-z']+)+[.?!]", english), english
+        assert 3 <= len(english.split()) <= 9 and len(english) <= 60, english
+        assert re.fullmatch(r"[가-힣]+( [가-힣]+)*[.?!]", korean), korean
+        assert korean == unicodedata.normalize("NFC", korean) and korean[-1] == english[-1], korean
+
+
+def test_translations_are_unique_in_a_file_and_do_not_leak_into_another():
+    for language in (0, 1):
+        for split in TRANSLATION_FILES:
+            sentences = Counter(pair[language] for pair in translations_of(split))
+            assert [sentence for sentence, times in sentences.items() if times > 1] == []
+        places = defaultdict(set)
+        for split in TRANSLATION_FILES:
+            for pair in translations_of(split):
+                words = (english_words, korean_words)[language](pair[language])
+                places[tuple(words)].add(split)  # without punctuation and capitals
+        assert [words for words, splits in places.items() if len(splits) > 1] == []
+
+
+def test_dev_and_test_translations_are_made_of_the_words_of_train():
+    train = translations_of("train")
+    english = Counter(word for pair in train for word in english_words(pair[0]))
+    korean = {word for pair in train for word in korean_words(pair[1])}
+    assert 350 <= len(english) <= 470
+    for split in ("dev", "test"):
+        for pair in translations_of(split):
+            assert [word for word in english_words(pair[0]) if english[word] < 3] == []
+            assert [word for word in korean_words(pair[1]) if word not in korean] == []
+
+
+@pytest.mark.parametrize("split", TRANSLATION_FILES)
+def test_korean_particles_fit_the_syllable_before_them(split):
+    """Object and topic particles have a form after a vowel and one after a consonant."""
+    adjectives = {"있는", "맛있는", "재미있는", "좋은", "작은", "짧은", "검은"}
+    for _, korean in translations_of(split):
+        for word in set(korean_words(korean)) - adjectives:
+            if len(word) > 1 and word[-1] in "을를은는":
+                closed = (ord(word[-2]) - ord("가")) % 28 > 0  # a syllable block with a final consonant
+                assert closed == (word[-1] in "을은"), korean

@@ -13,7 +13,6 @@ from pathlib import Path
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from cli.script import say
 from config import DROPOUTS
@@ -22,6 +21,7 @@ from errors import UserError, check
 from formats.hub import find_model
 from models.gpt2 import GPT2Model
 from training.loop import TrainingLoop, total_steps
+from training.processes import in_first_process
 from training.randomness import seed_everything
 from training.runs import Run, fingerprint, open_run
 from tuning.attach import attach, cast_for_prediction, cast_frozen, check_mergeable, freeze, merge
@@ -61,7 +61,7 @@ class Session:
             f"{run.folder} was trained in {options.precision}, {self.run.folder} in {ours.precision}: resume each by "
             "itself with --only",
         )
-        run, settings = broadcast_object_list([(run, settings)])[0]
+        run, settings = in_first_process(lambda: (run, settings))
         return Session(self.task, run, settings, self.accelerator)
 
     def batches(self, dataset):
@@ -76,12 +76,14 @@ class Session:
         base: the base model's fingerprint. inputs, batches: what a run that goes on must find again, unless it only
         predicts. Raises UserError.
         """
-        run, world = self.run, self.accelerator.num_processes
-        if self.accelerator.is_main_process:
-            steps = 0 if batches is None else total_steps(batches, self.settings.training)
-            run.begin(self.task, self.settings, base, {"processes": world} | (inputs or {}), steps)
-        folder, run.total_steps = broadcast_object_list([(str(run.folder), run.total_steps)])[0]
-        run.folder = Path(folder)
+        run, inputs = self.run, {"processes": self.accelerator.num_processes} | (inputs or {})
+        steps = 0 if batches is None else total_steps(batches, self.settings.training)
+
+        def begin():
+            run.begin(self.task, self.settings, base, inputs, steps)
+            return run.folder, run.total_steps
+
+        run.folder, run.total_steps = in_first_process(begin)
 
     def loop(self, model, after_step=None):
         """The TrainingLoop of a run that has begun."""
@@ -102,7 +104,7 @@ def open_session(task, settings, given, prefix, part=""):
         options.lr = default_learning_rate(settings.tuning.methods, settings.frozen)
     accelerator = make_accelerator(options, insist="use_gpu" in given)
     options.precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
-    run, settings = broadcast_object_list([(run, settings)])[0]  # the first process's choice of a folder is everyone's
+    run, settings = in_first_process(lambda: (run, settings))  # the first process's choice of a folder is everyone's
     return Session(task, run, settings, accelerator)
 
 

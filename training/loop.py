@@ -17,10 +17,11 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from cli.script import Stopped, finish_first, say, stop_asked
-from datasets.batching import split_batch
-from errors import Diverged, UserError, check, is_out_of_memory
+from datasets.batching import rows_of, split_batch
+from errors import Diverged, check, is_out_of_memory
 from files import write_json
 from optimizer import AdamW, parameter_groups
+from training.processes import in_first_process, sum_over_processes
 from training.randomness import random_states, restore_random_states, seed_everything
 
 MOST_BAD_STEPS = 3  # in a row; then the run ends
@@ -34,7 +35,7 @@ class TrainingLoop:
 
     def __init__(self, model, settings, run, accelerator, after_step=None):
         self.model, self.settings, self.run, self.accelerator = model, settings, run, accelerator
-        self.wrapped = accelerator.prepare(model)
+        accelerator.prepare_model(model, evaluation_mode=True)  # on its device, autocast; gradients are exchanged here
         groups = parameter_groups(model, settings.weight_decay)
         self.optimizer = AdamW(groups, lr=settings.lr, betas=(0.9, settings.beta2))
         self.after_step = after_step
@@ -96,16 +97,15 @@ class TrainingLoop:
         with finish_first():
             if self.accelerator.is_main_process:
                 self.run.log(record)
-                if progress.epochs_since_best == 0:
-                    self.run.save_best(self.model, {"epoch": progress.best_epoch, "score": progress.best_score})
+            if progress.epochs_since_best == 0:
+                best = {"epoch": progress.best_epoch, "score": progress.best_score}
+                in_first_process(self.run.save_best, self.model, best)
             self._keep({})
-        self.accelerator.wait_for_everyone()
         _stop_if_asked(stop_asked())
 
     def _keep(self, states):
         """Keep where training stands. states: the random states of all processes, {} between epochs."""
-        if self.accelerator.is_main_process:
-            self.run.save(self.model, self.optimizer, self.progress, states)
+        in_first_process(self.run.save, self.model, self.optimizer, self.progress, states)
         self.kept_at = time.monotonic()
 
     def _train_epoch(self, batches, loss_fn):
@@ -139,7 +139,7 @@ class TrainingLoop:
         progress, total_steps = self.progress, self.run.total_steps
         loss, count, *requests = self._accumulate(micro_batches, loss_fn)
         rate = self.settings.lr * learning_rate_factor(progress.step, total_steps, self.settings)
-        norm = scale_gradients(self.optimizer, self.accelerator.num_processes / count, self.settings.max_grad_norm)
+        norm = scale_gradients(self.optimizer, 1 / count, self.settings.max_grad_norm)
         progress.step += 1
         progress.epoch_step += 1
         if math.isfinite(loss) and math.isfinite(norm):
@@ -177,47 +177,49 @@ class TrainingLoop:
         return Diverged(f"{what}: {kept}; give it a lower --lr, or begin again with --precision fp32")
 
     def _accumulate(self, micro_batches, loss_fn):
-        """Add up the gradients of summed losses over some batches. What does not fit into memory goes in parts.
+        """Add up the gradients of summed losses over some batches and over all processes.
 
-        Returns, over all processes, the loss, the count, whether the state shall be kept, and a signal that has come.
+        What does not fit into the memory of one of them goes in smaller parts in all of them. Returns, over all
+        processes, the loss, the count, whether the state shall be kept, and a signal that has come.
         """
         while True:
-            try:
-                totals = self._add_up(micro_batches, loss_fn)
+            totals, failed = self._try_to_add_up(micro_batches, loss_fn)
+            due = self.settings.save_minutes and time.monotonic() - self.kept_at >= 60 * self.settings.save_minutes
+            asked = stop_asked() or 0
+            wanted = bool(asked) or bool(due and self.accelerator.is_main_process)
+            mine = torch.tensor([float(wanted), float(asked), float(failed)]).to(totals)
+            totals = self.accelerator.reduce(torch.cat([totals, mine]), "sum").tolist()
+            if not totals[4]:
                 break
-            except (RuntimeError, MemoryError) as error:
-                self._smaller_parts(error, micro_batches)
-        due = self.settings.save_minutes and time.monotonic() - self.kept_at >= 60 * self.settings.save_minutes
-        asked = stop_asked() or 0
-        wanted = bool(asked) or bool(due and self.accelerator.is_main_process)
-        requests = torch.tensor([float(wanted), float(asked)]).to(totals)
-        totals = self.accelerator.reduce(torch.cat([totals, requests]), "sum").tolist()
+            self._smaller_parts(micro_batches)
+        if self.accelerator.num_processes > 1:
+            sum_over_processes(_gradients(self.optimizer))
         return [*totals[:3], asked or (signal.SIGTERM if totals[3] else 0)]
 
-    def _add_up(self, micro_batches, loss_fn):
-        """The loss and the count of this process, as a tensor; their gradients are in the model."""
-        device, parts = self.accelerator.device, micro_batches
-        if self.progress.rows_at_once:
-            parts = [part for batch in micro_batches for part in split_batch(batch, self.progress.rows_at_once)]
+    def _try_to_add_up(self, micro_batches, loss_fn):
+        """(loss and count of this process, as a tensor, whether its memory has run out); gradients are in the model."""
+        device = self.accelerator.device
         totals = torch.zeros(2, dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
-        for number, batch in enumerate(parts, start=1):
-            last = number == len(parts)  # gradients are exchanged once a step
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                loss, count = loss_fn(self.wrapped, to_device(batch, device))
+        try:
+            for part in self._parts(micro_batches):
+                loss, count = loss_fn(self.model, to_device(part, device))
                 self.accelerator.backward(loss)
-            totals += torch.stack([loss.detach(), torch.as_tensor(count, device=loss.device)]).to(totals)
-        return totals
+                totals += torch.stack([loss.detach(), torch.as_tensor(count, device=loss.device)]).to(totals)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return torch.zeros_like(totals), True
+        return totals, False
 
-    def _smaller_parts(self, error, micro_batches):
-        """Halve the rows that go through the model at once: the same step in smaller parts. Raises what else it is."""
-        rows = max(len(batch["token_ids"]) for batch in micro_batches)
-        rows = min(rows, self.progress.rows_at_once or rows)
-        if not is_out_of_memory(error) or self.accelerator.num_processes > 1:
-            raise error
-        if rows == 1:
-            raise UserError(
-                "a single row does not fit into memory: take a smaller model, --tuning lora, or shorter rows"
-            ) from error
+    def _parts(self, micro_batches):
+        """What goes through the model at once."""
+        rows = self.progress.rows_at_once
+        return [part for batch in micro_batches for part in split_batch(batch, rows)] if rows else micro_batches
+
+    def _smaller_parts(self, micro_batches):
+        """Halve the rows that go through the model at once, in every process: the same step in smaller parts."""
+        rows = max(gather_object([max(map(rows_of, self._parts(micro_batches)))]))
+        check(rows > 1, "a single row does not fit into memory: take a smaller model, --tuning lora, or shorter rows")
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.rows_at_once = rows // 2
         say(f"out of memory: from now on a batch goes in parts of {rows // 2} rows, with the same result")
@@ -254,13 +256,17 @@ def scale_gradients(optimizer, scale, max_norm):
 
     Returns the norm of the mean's gradient before clipping.
     """
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    gradients = _gradients(optimizer)
     norm = torch.nn.utils.get_total_norm(gradients).item() * scale
     if max_norm and math.isfinite(norm):
         scale *= min(1.0, max_norm / (norm + 1e-6))
     if scale != 1.0:
         torch._foreach_mul_(gradients, scale)
     return norm
+
+
+def _gradients(optimizer):
+    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 def to_device(batch, device):
