@@ -1,4 +1,4 @@
-"""Scores: accuracy, macro-F1, perplexity, and chrF (Popovic 2015, by sacrebleu) with the floors that it needs.
+"""Scores: accuracy, macro-F1, perplexity, BLEU, and chrF (Popovic 2015, by sacrebleu), with the floors they need.
 
 chrF over whole sonnets rewards the three lines that were given: the prompt alone already has some, and the prompt plus
 the end of any training sonnet nearly as much as a good model. So a chrF is only reported beside those floors.
@@ -7,9 +7,10 @@ the end of any training sonnet nearly as much as a good model. So a chrF is only
 import math
 import random
 import statistics
+from collections import Counter, defaultdict
 
 import torch
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics import BLEU, CHRF
 
 from config import ANSWERS
 from datasets.batching import run_in_parts
@@ -97,6 +98,28 @@ def model_eval_paraphrase(loader, model, device):
 def chrf(hypotheses, references):
     """Corpus chrF (character n-grams up to 6, beta 2), in [0, 100]."""
     return CHRF().corpus_score(hypotheses, [references]).score
+
+
+def bleu(hypotheses, references, tokenize="13a"):
+    """(corpus BLEU-4 in [0, 100], sacrebleu's signature) (Papineni et al. 2002; Post 2018)."""
+    metric = BLEU(tokenize=tokenize)
+    return metric.corpus_score(hypotheses, [references]).score, str(metric.get_signature())
+
+
+def translation_floors(pairs, training):
+    """Translations that take no model: {name: [text]}: the source itself, and the translation of the training sentence
+    that shares the largest share of words with it (Jaccard; the first of equals)."""
+    postings, bags = defaultdict(list), [set(source.split()) for source, _ in training]
+    for place, bag in enumerate(bags):
+        for word in bag:
+            postings[word].append(place)
+    nearest = []
+    for source, _ in pairs:
+        bag = set(source.split())
+        shared = Counter(place for word in bag for place in postings[word])
+        best = max(shared, key=lambda place: (shared[place] / len(bag | bags[place]), -place), default=0)
+        nearest.append(training[best][1])
+    return {"source as it is": [source for source, _ in pairs], "nearest training sentence": nearest}
 
 
 def score_sonnets(generated, gold):

@@ -16,6 +16,7 @@ from files import read_json, shortened
 REMEDY = "download the model again"
 # Options of a BPE that cut text otherwise than GPT-2's, which has none of them.
 _OTHER_CUTS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges", "byte_fallback")
+_ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -131,21 +132,40 @@ def train_tokenizer(texts, vocab_size):
     As in GPT-2, every byte is a token, so that any text can be written, and <|endoftext|> is the last one. "no" and
     "yes" are single tokens with GPT-2's ids: the ids of a BPE are free, only the order of its merges means something.
     """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learned = _byte_level(models.BPE())
-    size = vocab_size - 1  # without <|endoftext|>
-    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=sys.stderr.isatty())
-    learned.train_from_iterator(texts, trainer)
-    if learned.get_vocab_size() < size:
+    merges = _learn_merges(texts, vocab_size)
+    if len(_ALPHABET) + len(merges) + 1 < vocab_size:
         raise UserError(
-            f"the corpus is too small: it gives {learned.get_vocab_size() + 1} tokens, not --vocab_size {vocab_size}; "
-            "add text"
+            f"the corpus is too small: it gives {len(_ALPHABET) + len(merges) + 1} tokens, not --vocab_size "
+            f"{vocab_size}; add text"
         )
-    merges = _with_answers([tuple(merge) for merge in json.loads(learned.to_str())["model"]["merges"]])
-    tokens = [*alphabet, *map("".join, merges), END_OF_TEXT]
+    merges = _with_answers(merges)
+    tokens = [*_ALPHABET, *map("".join, merges), END_OF_TEXT]
     for word, wanted in ANSWERS.items():
         place = tokens.index(word)
         tokens[place], tokens[wanted] = tokens[wanted], tokens[place]
+    return _tokenizer_of(tokens, merges)
+
+
+def train_bpe(texts, vocab_size):
+    """A byte-level BPE Tokenizer of vocab_size tokens, or of fewer where the texts give no more merges.
+
+    As above, but the answers have no ids of their own.
+    """
+    merges = _learn_merges(texts, vocab_size)
+    return _tokenizer_of([*_ALPHABET, *map("".join, merges), END_OF_TEXT], merges)
+
+
+def _learn_merges(texts, vocab_size):
+    """The merges of a BPE that has, with all bytes and <|endoftext|>, vocab_size tokens (or fewer)."""
+    learned = _byte_level(models.BPE())
+    size, show = vocab_size - 1, sys.stderr.isatty()
+    learned.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=_ALPHABET, show_progress=show)
+    )
+    return [tuple(merge) for merge in json.loads(learned.to_str())["model"]["merges"]]
+
+
+def _tokenizer_of(tokens, merges):
     tokenizer = _byte_level(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
     tokenizer.add_special_tokens([END_OF_TEXT])
     return tokenizer

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from config import CLAIMS, TUNING_METHODS, DecodingSettings, TaskSettings
-from decoding import Rules, generate, row_streams
+from decoding import GPT2Steps, Rules, generate, row_streams
 from errors import UserError
 from formats import peft
 from models.sonnet_gpt import SonnetGPT
@@ -23,7 +23,7 @@ from tuning.state import load_tuning, trainable_state_dict
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the top; a file may import from its own floor's folder and from the floors below
-    ("sonnet_generation", "paraphrase_detection", "pretrain", "exchange"),
+    ("sonnet_generation", "paraphrase_detection", "translation", "pretrain", "exchange"),
     ("training",),
     ("tuning",),
     ("decoding",),
@@ -40,7 +40,15 @@ FLOORS = (  # from the top; a file may import from its own floor's folder and fr
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 OUTSIDE = ("benchmarks", "data", "tests", "predictions", "docs", "runs")  # these stand before the house
-CORE = ("attention", "gpt2_layer", "dropout", "kv_cache", "pooling", "linear_cross_entropy")  # of modules/
+CORE = (
+    "attention",
+    "gpt2_layer",
+    "transformer_layers",
+    "dropout",
+    "kv_cache",
+    "pooling",
+    "linear_cross_entropy",
+)  # of modules/
 SOURCES = sorted(
     path
     for path in ROOT.rglob("*.py")
@@ -189,7 +197,9 @@ def test_one_line_in_the_register_is_a_whole_method(gpt2, shift):
         merge(gpt2, shift)
     with pytest.raises(UserError, match=r"^shift cannot be exported: peft has no shifts$"):
         to_peft(shift, tensors, gpt2.config, "base")
-    written = generate(gpt2, [[5, 6]], Rules(DecodingSettings(temperature=0, max_new_tokens=4)), row_streams(0, [0]))
+    written = generate(
+        GPT2Steps(gpt2, [[5, 6]], 4), [[5, 6]], Rules(DecodingSettings(temperature=0)), row_streams(0, [0])
+    )
     detach(gpt2)
     assert torch.equal(outputs(gpt2), base) and all(p.requires_grad for p in gpt2.parameters())
     attach(gpt2, shift)
