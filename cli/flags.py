@@ -195,6 +195,7 @@ def _argparse_options(setting):
     if setting.type is bool:
         return {"action": "store_true", "help": help_text}
     if setting.type is tuple:
+        help_text += f" (default: {' '.join(setting.default)})" if setting.default else ""
         return {"nargs": "+", "choices": tuple(setting.metadata["choices"]), "metavar": "NAME", "help": help_text}
     if setting.default not in (None, ""):
         help_text += f" (default: {setting.default})"
