@@ -317,7 +317,11 @@ TAG_SETS = ("penn", "universal", "content", "word")  # of the templates, ever co
 class SonnetData(Settings, from_flags="when predicting"):
     """data"""
 
-    sonnet_path: str = flag("data/sonnets.txt", "training sonnets", free_on_resume=True)
+    sonnet_path: str = flag(
+        "data/sonnets.txt",
+        "training sonnets: the course's layout, or a .csv or .tsv with a column of them",
+        free_on_resume=True,
+    )
     held_out_sonnet_path: str = flag(
         "data/sonnets_held_out.txt", "prompts: sonnets of three lines to be completed", free_on_resume=True
     )
