@@ -10,6 +10,7 @@ from cli.script import say
 from config import END_OF_TEXT
 from datasets.batching import pad
 from datasets.sonnet_tables import QUOTED, SUFFIXES, is_table, read_column
+from datasets.tokenizer import tokenizer_for
 from errors import UserError, check
 from files import read_text
 
@@ -222,10 +223,12 @@ def format_sonnets(sonnets):
 class SonnetsDataset:
     """Sonnets as token ids, tokenised once, each followed by a real end-of-text token.
 
-    source: a path, or a list of strings. Raises UserError for a sonnet that is longer than max_length tokens.
+    source: a path, or a list of strings. tokenizer: None means GPT-2's own, as the course's code has it. Raises
+    UserError for a sonnet that is longer than max_length tokens.
     """
 
-    def __init__(self, source, tokenizer, max_length=1024):
+    def __init__(self, source, tokenizer=None, max_length=1024):
+        tokenizer = tokenizer_for(tokenizer)
         self.texts = list(source) if isinstance(source, (list, tuple)) else load_sonnets(source)
         self.end_of_text = tokenizer.token_to_id(END_OF_TEXT)
         self.rows = [[*encoding.ids, self.end_of_text] for encoding in tokenizer.encode_batch(self.texts)]

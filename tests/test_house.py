@@ -23,14 +23,14 @@ from tuning.state import load_tuning, trainable_state_dict
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the top; a file may import from its own floor's folder and from the floors below
-    ("sonnet_generation", "paraphrase_detection", "pretrain", "exchange"),
+    ("sonnet_generation", "paraphrase_detection", "pretrain", "exchange", "optimizer_test", "sanity_check", "utils"),
     ("training",),
     ("tuning",),
     ("decoding",),
     ("evaluation",),
     ("models",),
-    ("formats",),
     ("datasets",),
+    ("formats",),
     ("modules",),
     ("optimizer",),
     ("config",),
