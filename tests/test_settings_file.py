@@ -228,3 +228,17 @@ def test_the_reports_recipes_are_all_there():
     assert lora.lora.targets == ["query", "value", "interm_dense"] and lora.tuning.methods == ["lora"]
     pooled, _ = parse_flags(ParaphraseSettings, ["--settings", str(ROOT / "experiments/pairs-attention-pooling.toml")])
     assert (pooled.pooling.pooling, pooled.head.head, pooled.tuning.methods) == ("attention", "linear", [])
+
+
+def test_every_flag_that_the_table_of_reports_names_is_one():
+    text = (ROOT / "docs/reports.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"--(\w+)", text))
+    known = {*flat(SonnetSettings()), *flat(ParaphraseSettings()), "settings"}
+    assert len(named) > 20 and named <= known
+    for cell in re.findall(
+        r"^\|.*?\| `(--[^`]+)`", text, re.MULTILINE
+    ):  # what stands first on the right works as it is
+        if not cell.startswith(("--top_p", "--sonnet_path")):
+            switches = {"--eda_": "--augment eda ", "--augment_": "--augment eda ", "--lora_": "--lora "}
+            switch = next((switch for start, switch in switches.items() if cell.startswith(start)), "")
+            parse_flags(ParaphraseSettings, f"{switch}{cell}".split())
