@@ -78,10 +78,7 @@ class Tasks:
 
     def bytes(self, name):
         """What a task holds in memory beyond the base, its head included."""
-        shared = {id(parameter) for parameter in self.base.parameters()}
-        head = [
-            p for key, p in self.models[name].named_parameters() if not key.startswith("gpt.") and id(p) not in shared
-        ]
+        head = [p for key, p in self.models[name].named_parameters() if not key.startswith("gpt.")]
         return self.switchboard.bytes(name) + sum(p.numel() * p.element_size() for p in head)
 
     def _check_current(self, name, *_):
