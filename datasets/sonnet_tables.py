@@ -61,6 +61,8 @@ def read_column(path, text):
         likely = max(readings, key=lambda reading: len(reading.header or ()))
         raise UserError(f"{path}{likely.fault or ': no column holds lines of verse'}: {QUOTED}")
     table = max(sound, key=lambda reading: len(reading.rows[0][1]))
+    marked = any('"' in name for name in table.header or ())
+    check(not marked, f"{path}: a name of its header has a quotation mark in it: is the line break after it lost?")
     place = _choose(table, path)
     _check_swallowed(table, place, path)
     return table.name(place), [(line, fields[place]) for line, fields in table.rows]
@@ -96,20 +98,22 @@ def _choose(table, path):
 
 
 def _check_swallowed(table, place, path):
-    """Raise UserError where a field seems to hold the next row, too, as after a quotation mark that is missing."""
+    """Raise UserError where a field seems to hold the next row, too, or a part of one: a quotation mark is astray."""
     counts = [len(_filled(fields[place])) for _, fields in table.rows]
     numbered = all(fields[0].strip().isdigit() for _, fields in table.rows)
     a_row = re.compile(rf"\s*\d+{table.delimiter}")
     for number, (line, fields) in enumerate(table.rows):
-        others = counts[:number] + counts[number + 1 :]
-        usual = statistics.mode(others) if len(others) > 1 else counts[number]
-        hidden = numbered and any(a_row.match(verse) for verse in fields[place].splitlines()[1:])
-        check(
-            not hidden and counts[number] < 2 * max(usual, 1),
-            f"{path}, line {line}: this row's sonnet has {counts[number]} lines"
-            f"{'' if not hidden else ', one of which begins as a row does'}: is a quotation mark missing, or does it "
-            "hold two sonnets? Give each a row",
-        )
+        count, others = counts[number], counts[:number] + counts[number + 1 :]
+        usual = statistics.mode(others) if len(others) > 1 else max(counts)
+        longer = count > min(others, default=0)
+        faults = {
+            f"has {count} lines where most have {usual}": count >= max(2, 2 * usual - 1) or count == 1 < usual,
+            "has a line that begins as a row does": numbered and any(map(a_row.match, fields[place].splitlines()[1:])),
+            "has a quotation mark within a word": re.search(r'\w"\w', fields[place]),
+            "has a quotation mark without a space": longer and re.search(r'\S"\w', fields[place]),
+        }
+        fault = next((fault for fault, found in faults.items() if found), None)
+        check(not fault, f"{path}, line {line}: the sonnet of this row {fault}: is a quotation mark astray?")
 
 
 def _filled(field):

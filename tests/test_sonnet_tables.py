@@ -89,7 +89,7 @@ OTHER = "\n".join(line.upper() for line in SONNETS[0].splitlines())
     ("header", "rows", "message"),
     [
         (["n", "text"], [[1, SONNETS[0]], [2, ""]], "line 16: the sonnet of this row is empty"),
-        (["n", "text"], [[1, SONNETS[0]], [2, "II"]], "line 16: the sonnet of this row is empty"),
+        (["n", "text"], [[1, SONNETS[0]], [2, "II"]], "line 16: the sonnet of this row has 1 lines where most have 14"),
         (["n", "text"], [[1, SONNETS[0]], [2, SONNETS[1], 3]], "line 16: 3 fields where the first row has 2"),
         (["n", "text"], [[1, f"{SONNETS[0]}\n{SONNETS[1]}"]], "line 2: the sonnet of this row has 28 lines"),
         (
@@ -113,6 +113,31 @@ def test_what_nobody_can_be_sure_of_is_one_line_with_its_place(table, header, ro
     with pytest.raises(UserError) as error:
         load_sonnets(table(header, rows))
     assert message in str(error.value) and "sonnets.csv" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f'text"{SONNETS[0]}"\n"{SONNETS[1]}"\n', "the columns|no csv|quotation mark"),
+        (
+            f'"text""{SONNETS[0]}"\n"{SONNETS[1]}"\n',
+            "line 1: the sonnet of this row has a quotation mark within a word",
+        ),
+        (
+            'text\n"A b,\nC d,\nE f."" G h,\nI j,\nK l."\n"A b,\nC d,\nE f."\n"A,\nB,\nC."\n',
+            "has 5 lines where most have 3",
+        ),
+        (
+            f'n,text\n1,"{SONNETS[0]}"\n2,"{SONNETS[1]}\n3,{SONNETS[2]}"\n'.replace('"no"', "no"),
+            "line 16: the sonnet of",
+        ),
+    ],
+)
+def test_line_breaks_and_marks_that_are_lost(tmp_path, text, message):
+    path = tmp_path / "sonnets.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        load_sonnets(path)
 
 
 def test_of_two_columns_of_verse_a_name_tells(table):
