@@ -336,7 +336,11 @@ TAG_SETS = ("penn", "universal", "content", "word")  # of the templates, ever co
 class SonnetData(Settings, from_flags="when predicting"):
     """data"""
 
-    sonnet_path: str = flag("data/sonnets.txt", "training sonnets", free_on_resume=True)
+    sonnet_path: str = flag(
+        "data/sonnets.txt",
+        "training sonnets: the course's layout, or a .csv or .tsv with a column of them",
+        free_on_resume=True,
+    )
     held_out_sonnet_path: str = flag(
         "data/sonnets_held_out.txt", "prompts: sonnets of three lines to be completed", free_on_resume=True
     )
@@ -461,6 +465,7 @@ class ParaphraseData(Settings, from_flags="when predicting"):
 
 
 EDA, BACK_TRANSLATION = (("augment", name) for name in ("eda", "back_translation"))
+EDA_OPERATIONS = ("synonyms", "insertion", "swap", "deletion")
 
 
 class AugmentationSettings(Settings):
@@ -471,6 +476,15 @@ class AugmentationSettings(Settings):
         "eda: a few words of every question replaced, inserted, swapped or left out (Wei & Zou 2019); "
         "back_translation: every question translated and translated back (Sennrich et al. 2016)",
         ("eda", "back_translation"),
+    )
+    augment_count: int | None = flag(
+        None,
+        "change so many of the training pairs, drawn at random; by default all of them",
+        "[1, inf)",
+        requires=("augment", "eda", "back_translation"),
+    )
+    eda_operations: tuple = flag(
+        EDA_OPERATIONS, "what may happen to a question; one of these is drawn for each", EDA_OPERATIONS, requires=EDA
     )
     eda_alpha: float = flag(0.1, "share of a question's words that changes", "(0, 1]", requires=EDA)
     eda_copies: int = flag(1, "changed copies of every pair", "[1, inf)", requires=EDA)
@@ -495,6 +509,8 @@ class AugmentationSettings(Settings):
 
     def relate(self):
         self.augment = tuple(dict.fromkeys(self.augment))
+        self.eda_operations = tuple(name for name in EDA_OPERATIONS if name in self.eda_operations)
+        check(self.eda_operations, f"--eda_operations is empty; choose from {', '.join(EDA_OPERATIONS)}")
 
 
 class HeadSettings(Settings):

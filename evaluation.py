@@ -12,10 +12,10 @@ from collections import Counter, defaultdict
 import torch
 from sacrebleu.metrics import BLEU, CHRF
 
-from config import ANSWERS
+from config import ANSWERS, SonnetData
 from datasets.batching import run_in_parts
-from datasets.sonnets import SONNET_LINES, head_of, lines_of, tail_of
-from errors import Diverged
+from datasets.sonnets import SONNET_LINES, head_of, lines_of, load_sonnets, tail_of
+from errors import Diverged, check
 
 
 def accuracy(predictions, truths):
@@ -93,6 +93,25 @@ def model_eval_paraphrase(loader, model, device):
 
     ids, predictions = predict_paraphrase(batches(), model, device)
     return accuracy(predictions, truths), macro_f1(predictions, truths), predictions, truths, ids
+
+
+def model_test_paraphrase(loader, model, device):
+    """(predictions, ids) over a loader without labels, the predictions as token ids: what the course's scripts call."""
+    ids, predictions = predict_paraphrase(loader, model, device)
+    return predictions, ids
+
+
+def test_sonnet(test_path=SonnetData.sonnet_dev_out, gold_path=SonnetData.gold_sonnet_path):
+    """The course's score: the chrF of a file of generated sonnets against the whole ones, the given lines included.
+
+    What such a figure is worth, `sonnet_floors` says. Raises UserError where one file holds more than the other.
+    """
+    generated, gold = load_sonnets(test_path), load_sonnets(gold_path)
+    pairs = len(generated) == len(gold)
+    check(
+        pairs, f"{test_path} holds {len(generated)} sonnets, {gold_path} {len(gold)}: give files that belong together"
+    )
+    return chrf(generated, gold)
 
 
 def chrf(hypotheses, references):

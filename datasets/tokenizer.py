@@ -3,6 +3,7 @@
 Read from a model folder, or trained on text of one's own.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from config import ANSWERS, END_OF_TEXT
 from errors import UserError, check
 from files import read_json, shortened
+from formats.hub import find_model
 
 REMEDY = "download the model again"
 # Options of a BPE that cut text otherwise than GPT-2's, which has none of them.
@@ -51,6 +53,19 @@ def load_tokenizer(folder):
     each = numbers == list(range(len(numbers)))
     check(each, f"the tokenizer in {folder} is damaged: its ids are not 0 to {len(numbers) - 1}, each once")
     return tokenizer
+
+
+def tokenizer_for(given):
+    """A Tokenizer as it is; for None, and for the parsed flags that the course's code hands over, that of their GPT-2.
+
+    Raises UserError for anything else, and where the model cannot be had.
+    """
+    if isinstance(given, Tokenizer):
+        return given
+    if given is not None and not isinstance(given, argparse.Namespace):
+        raise UserError(f"a {type(given).__name__} is no tokenizer here: give datasets.load_tokenizer(MODEL_FOLDER)")
+    model = getattr(given, "model_path", None) or getattr(given, "model_size", None) or "gpt2"
+    return load_tokenizer(find_model(model))
 
 
 def _read_bpe(folder):
