@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import torch
@@ -124,6 +125,19 @@ def test_other_pairs_are_refused_on_resume(flags, tmp_path):
     (tmp_path / "train.tsv").write_text(text + "the cow eats .\tdie Kuh frisst .\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"train\.tsv is not what run was trained with"):
         run(["--resume", "--run_dir", "run"])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("translation-*.toml")), ids=lambda path: path.name)
+def test_every_experiment_runs(path, flags, tmp_path):
+    """Its comment gives the command; here it takes two small steps on a few pairs."""
+    assert f"python translation.py --settings experiments/{path.name}" in path.read_text(encoding="utf-8")
+    tiny = "--steps 2 --eval_every 1 --average 1 --hidden_size 16 --ffn_size 16 --layers 1 --precision fp32"
+    small = tiny.split()
+    run(["--settings", str(path), *flags[:8], *small, "--run_dir", "run"])
+    record = json.loads((tmp_path / "run/settings.json").read_text())["settings"]
+    for name, value in tomllib.loads(path.read_text(encoding="utf-8")).items():
+        kept = next(group[name] for group in record.values() if name in group)
+        assert kept == value or f"--{name}" in (*small, *flags[:8])
 
 
 def test_floors_and_bleu():
