@@ -10,7 +10,7 @@ import pytest
 import paraphrase_detection
 import sonnet_generation
 from cli.flags import parse_flags
-from config import ParaphraseSettings, PretrainSettings, SonnetSettings
+from config import ParaphraseSettings, PretrainSettings, SonnetSettings, TranslationSettings
 from errors import UserError
 from tests.helpers import flat
 from tests.inputs import ROOT, run, without
@@ -233,7 +233,7 @@ def test_the_reports_recipes_are_all_there():
 def test_every_flag_that_the_table_of_reports_names_is_one():
     text = (ROOT / "docs/reports.md").read_text(encoding="utf-8")
     named = set(re.findall(r"--(\w+)", text))
-    known = {*flat(SonnetSettings()), *flat(ParaphraseSettings()), "settings"}
+    known = {*flat(SonnetSettings()), *flat(ParaphraseSettings()), *flat(TranslationSettings()), "settings"}
     assert len(named) > 20 and named <= known
     for cell in re.findall(
         r"^\|.*?\| `(--[^`]+)`", text, re.MULTILINE
