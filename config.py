@@ -11,6 +11,7 @@ from errors import check
 
 ANSWERS = {"no": 3919, "yes": 8505}  # the paraphrase answers, class 0 and class 1: their ids in GPT-2's vocabulary
 END_OF_TEXT = "<|endoftext|>"
+CLASSES = {"sst": 5, "cfimdb": 2}  # the sentiment data sets, in the course's order, and how many classes each has
 
 MODEL_SIZES = {  # name: (hub repository, hidden_size, num_hidden_layers, num_attention_heads)
     "distilgpt2": ("distilbert/distilgpt2", 768, 6, 12),
@@ -75,7 +76,7 @@ class TransformerConfig:
     layer_teacher_forcing: float = 0.0
 
 
-# --- what both tasks share --------------------------------------------------------------------------------------------
+# --- what the tasks share ---------------------------------------------------------------------------------------------
 
 
 class ModelSettings(Settings):
@@ -182,7 +183,7 @@ class TuningSettings(Settings):
         (),
         "tuning method, or several that combine: " + "; ".join(f"{k}: {v[0]}" for k, v in TUNING_METHODS.items()),
         TUNING_METHODS,
-        nothing="full fine-tuning",
+        nothing="no tuning method",
     )
     lora: bool = flag(False, "short for --tuning lora", shorthand_of=("tuning", "lora"))
     adapter: bool = flag(False, "short for --tuning adapter", shorthand_of=("tuning", "adapter"))
@@ -308,7 +309,9 @@ class TopLayersSettings(Settings, requires=("tuning", "top_layers")):
 
 
 class TaskSettings(Script):
-    """What both tasks have in common."""
+    """What the tasks have in common."""
+
+    frozen = False  # whether GPT-2 stays as it is, and only what stands on it is trained
 
     model: ModelSettings = group(ModelSettings)
     tuning: TuningSettings = group(TuningSettings)
@@ -531,7 +534,7 @@ class HeadSettings(Settings):
 
 
 class PoolingSettings(Settings, requires=("pooling", "generalized")):
-    """pooling: how the hidden states of a pair become one vector"""
+    """pooling: how the hidden states of a text become one vector"""
 
     pooling: str = flag(
         "last",
@@ -569,6 +572,96 @@ class ParaphraseSettings(TaskSettings):
             self.head.head == "linear" or self.pooling.pooling_heads == 1,
             "--head cloze reads one vector of the model's width: use --pooling_heads 1, or --head linear",
         )
+
+
+# --- classifier.py ----------------------------------------------------------------------------------------------------
+
+
+class SentimentData(Settings, from_flags="when predicting"):
+    """data: SST (five classes), then CFIMDB (two classes)"""
+
+    only: str | None = flag(
+        None, "only this one of the two; by default both", CLASSES, free_on_resume=True, from_flags=None
+    )
+    sst_train: str = flag("data/ids-sst-train.csv", "training sentences", free_on_resume=True)
+    sst_dev: str = flag(
+        "data/ids-sst-dev.csv", "dev sentences: their accuracy picks the best epoch", free_on_resume=True
+    )
+    sst_test: str = flag("data/ids-sst-test-student.csv", "test sentences, without labels", free_on_resume=True)
+    cfimdb_train: str = flag("data/ids-cfimdb-train.csv", "training reviews", free_on_resume=True)
+    cfimdb_dev: str = flag("data/ids-cfimdb-dev.csv", "dev reviews", free_on_resume=True)
+    cfimdb_test: str = flag("data/ids-cfimdb-test-student.csv", "test reviews, without labels", free_on_resume=True)
+    predictions: str = flag(
+        "predictions",
+        "folder of the hand-in files, which are called {last-linear-layer|full-model}-{sst|cfimdb}-{dev|test}-out.csv",
+        free_on_resume=True,
+    )
+
+    @property
+    def names(self):
+        """The data sets, one after the other."""
+        return [self.only] if self.only else list(CLASSES)
+
+
+class SentimentTuning(TuningSettings):
+    """tuning: what of GPT-2 is trained; without any of these, what --fine-tune-mode says"""
+
+
+class SentimentTraining(TrainingSettings):
+    """training"""
+
+    lr: float | None = flag(
+        None,
+        "peak learning rate; by default 1e-3 for the last linear layer alone, else the method's own (full 1e-5, LoRA "
+        "2e-4)",
+        "(0, inf)",
+        free_on_resume="after divergence",
+    )
+
+
+class SentimentHeadSettings(Settings):
+    """classifier"""
+
+    fine_tune_mode: str | None = flag(
+        None,
+        "last-linear-layer: GPT-2 stays frozen, only the linear layer on top (and the pooling, where it has "
+        "parameters) is trained; full-model: GPT-2, too. By default last-linear-layer or, with a tuning method such as "
+        "--lora, which changes GPT-2 and is refused beside last-linear-layer, full-model",
+        ("last-linear-layer", "full-model"),
+        also="fine-tune-mode",
+    )
+    hidden_dropout_prob: float = flag(0.3, "dropout of a review's vector, before the linear layer", "[0, 1)")
+
+
+class ClassifierSettings(TaskSettings):
+    """Classify the sentiment of movie reviews, SST into five classes, then CFIMDB into two; write the hand-in files."""
+
+    data: SentimentData = group(SentimentData)
+    tuning: SentimentTuning = group(SentimentTuning)
+    training: SentimentTraining = group(SentimentTraining)
+    head: SentimentHeadSettings = group(SentimentHeadSettings)
+    pooling: PoolingSettings = group(PoolingSettings)
+
+    def relate(self):
+        methods = " ".join(self.tuning.methods)
+        if self.head.fine_tune_mode is None:
+            self.head.fine_tune_mode = "full-model" if methods else "last-linear-layer"
+        check(
+            not (methods and self.frozen),
+            f"--fine-tune-mode last-linear-layer leaves GPT-2 as it is, --tuning {methods} changes it: leave one out",
+        )
+        check(
+            not (self.frozen and self.model.dropout is not None),
+            "--dropout has no effect where GPT-2 is frozen: give --fine-tune-mode full-model, or leave the flag out",
+        )
+
+    @property
+    def frozen(self):
+        return self.head.fine_tune_mode == "last-linear-layer"
+
+    def output(self, name, split):
+        """The path of a hand-in file. name: of the data set; split: dev or test."""
+        return f"{self.data.predictions}/{self.head.fine_tune_mode}-{name}-{split}-out.csv"
 
 
 # --- pretrain.py ------------------------------------------------------------------------------------------------------
@@ -669,7 +762,7 @@ class PretrainSettings(Script):
 # --- translation.py ---------------------------------------------------------------------------------------------------
 
 
-class TranslationData(Settings, from_flags="when predicting"):
+class TranslationData(Settings):
     """data: a tab-separated file (sentence, translation), or two files as SOURCE,TARGET; .gz is read, too"""
 
     train_pairs: str = flag("data/sample/translation-train.tsv", "pairs to train on", free_on_resume=True)
@@ -679,7 +772,12 @@ class TranslationData(Settings, from_flags="when predicting"):
         "pairs to translate and to score or, a sentence a line, only to translate",
         free_on_resume=True,
     )
-    translation_out: str = flag("predictions/translation-test.txt", "where the translations go", free_on_resume=True)
+    translation_out: str = flag(
+        "predictions/translation-test.txt",
+        "where the translations go",
+        free_on_resume=True,
+        from_flags="when predicting",
+    )
 
     def relate(self):
         check_outputs(self, ("translation_out",))

@@ -15,7 +15,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from config import ANSWERS, SonnetData
 from datasets.batching import run_in_parts
 from datasets.sonnets import SONNET_LINES, head_of, lines_of, load_sonnets, tail_of
-from errors import Diverged, check
+from errors import Diverged, UserError, check
 
 
 def accuracy(predictions, truths):
@@ -66,11 +66,17 @@ def predict_paraphrase(loader, model, device):
 
 def _answers(model, batch, device):
     logits = model(batch["token_ids"].to(device), batch["attention_mask"].to(device))
+    chosen = _most_probable(logits, batch["sent_ids"])
+    return [answer_token(index) for index in chosen] if logits.size(-1) == 2 else chosen
+
+
+def _most_probable(logits, ids):
+    """The index of each row's largest logit. Raises Diverged, naming an id, where a row has one that is not finite."""
     best, chosen = logits.max(dim=-1)  # NaN where a row has one
-    bad = [str(row) for row, value in zip(batch["sent_ids"], best.tolist(), strict=True) if not math.isfinite(value)]
+    bad = [str(row) for row, value in zip(ids, best.tolist(), strict=True) if not math.isfinite(value)]
     if bad:
         raise Diverged(f"the model's logits are not finite for {len(bad)} rows, first {bad[0]}: no answer is written")
-    return [answer_token(index) for index in chosen.tolist()] if logits.size(-1) == 2 else chosen.tolist()
+    return chosen.tolist()
 
 
 def answer_token(label):
@@ -114,6 +120,70 @@ def test_sonnet(test_path=SonnetData.sonnet_dev_out, gold_path=SonnetData.gold_s
     return chrf(generated, gold)
 
 
+@torch.no_grad()
+def predict_sentiment(loader, model, device):
+    """(ids, predictions) over a loader's batches; predictions are classes, 0, 1, ..."""
+    model.eval()
+    ids, predictions = [], []
+    for batch in loader:
+        parts = run_in_parts(lambda part: _classes(model, part, device), batch)
+        predictions += [label for part in parts for label in part]
+        ids += batch["sent_ids"]
+    return ids, predictions
+
+
+def _classes(model, batch, device):
+    inputs = [batch["token_ids"].to(device), batch["attention_mask"].to(device)]
+    more = {"vectors": batch["vectors"].to(device)} if "vectors" in batch else {}
+    return _most_probable(model(*inputs, **more), batch["sent_ids"])
+
+
+def model_eval(loader, model, device):
+    """The course's: (accuracy, macro-F1, predictions, truths, sentences, ids) over a loader with labels, in order."""
+    truths, sentences = [], []
+
+    def batches():
+        for batch in loader:
+            truths.extend(batch["labels"].flatten().tolist())
+            sentences.extend(batch["sents"])
+            yield batch
+
+    ids, predictions = predict_sentiment(batches(), model, device)
+    return accuracy(predictions, truths), macro_f1(predictions, truths), predictions, truths, sentences, ids
+
+
+def model_test_eval(loader, model, device):
+    """The course's: (predictions, sentences, ids) over a loader without labels, in order."""
+    sentences = []
+
+    def batches():
+        for batch in loader:
+            sentences.extend(batch["sents"])
+            yield batch
+
+    ids, predictions = predict_sentiment(batches(), model, device)
+    return predictions, sentences, ids
+
+
+def bag_of_words(training, sentences):
+    """The classes that a logistic regression over word counts gives the sentences: what needs no GPT-2 at all.
+
+    training: rows (sentence, label, ...). A word is what white space divides; the regularisation is scikit-learn's own
+    (C = 1), nothing is tuned. Raises UserError without scikit-learn.
+    """
+    try:
+        from sklearn.feature_extraction.text import CountVectorizer
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise UserError("the bag of words needs scikit-learn: pip install -r requirements-extra.txt") from error
+    labels = [row[1] for row in training]
+    if len(set(labels)) == 1:  # which no regression takes
+        return [labels[0]] * len(sentences)
+    words = CountVectorizer(token_pattern=r"\S+")
+    counts = words.fit_transform([row[0] for row in training])
+    return LogisticRegression(max_iter=1000).fit(counts, labels).predict(words.transform(sentences)).tolist()
+
+
 def chrf(hypotheses, references):
     """Corpus chrF (character n-grams up to 6, beta 2), in [0, 100]."""
     return CHRF().corpus_score(hypotheses, [references]).score
@@ -137,8 +207,9 @@ def translation_floors(pairs, training):
         bag = set(source.split())
         shared = Counter(place for word in bag for place in postings[word])
         best = max(shared, key=lambda place: (shared[place] / len(bag | bags[place]), -place), default=0)
-        nearest.append(training[best][1])
-    return {"source as it is": [source for source, _ in pairs], "nearest training sentence": nearest}
+        nearest.append(training[best][1] if training else "")
+    floors = {"source as it is": [source for source, _ in pairs]}
+    return floors | ({"nearest training sentence": nearest} if training else {})
 
 
 def score_sonnets(generated, gold):

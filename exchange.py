@@ -108,18 +108,18 @@ def open_tuned(source, model_path=None, model_size=None):
     run, record, settings = read_run(source, model_path, model_size)
     tuned = assemble(settings, with_tokenizer=False)
     check_base(record, tuned.fingerprint, source)
-    model = task_model(tuned.gpt2, settings)
+    model = task_model(tuned.gpt2, settings, record.get("part"))
     score = run.load_best(model)
     return tuned, model.eval(), settings, score
 
 
 def show(options):
-    tuned, model, _, score = open_tuned(options.source, options.model_path, options.model_size)
+    tuned, model, settings, score = open_tuned(options.source, options.model_path, options.model_size)
     trained, total = count_parameters(model)
     rows = {
         "run": options.source,
         "base model": str(tuned.folder),
-        "methods": ", ".join(tuned.methods) or "full fine-tuning",
+        "methods": ", ".join(tuned.methods) or ("none, GPT-2 is frozen" if settings.frozen else "full fine-tuning"),
         "trained": f"{trained:,} of {total:,} parameters ({100 * trained / total:.2f} %)",
         "best epoch": f"{score['epoch']}, score {score['score']:.4f}",
     }

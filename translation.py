@@ -30,6 +30,7 @@ from datasets.translation import (
     warn_of_known,
 )
 from decoding.translator import Translator
+from errors import UserError, check
 from evaluation import absurdity, bleu, perplexity, translation_floors
 from files import check_writable, write_text
 from models.transformer import Transformer, translation_loss
@@ -40,6 +41,7 @@ from training.randomness import seed_everything
 from training.runs import content_hash, fingerprint
 
 TASK = "translation"
+TOKENIZER = "tokenizer.json"  # in the run folder
 SHOWN = 5  # translations side by side
 
 
@@ -48,34 +50,46 @@ def main(settings, given):
     run, settings, accelerator = session.run, session.settings, session.accelerator
     data, text = settings.data, settings.text
     check_writable(data.translation_out)
-    training = load_pairs(data.train_pairs, text.lowercase)
-    dev = load_pairs(data.dev_pairs, text.lowercase)
+    training, dev = load_training_and_dev(data, text.lowercase, run.predicting)
     test = load_sources(data.test_pairs, text.lowercase)
     for pairs, path in ((dev, data.dev_pairs), (test, data.test_pairs)):
         warn_of_known(pairs, training, path)
-    tokenizer = load_tokenizer(run.folder) if run.resumed else train_pair_tokenizer(training, text.vocab_size)
+    tokenizer = find_tokenizer(run, training, text.vocab_size)
     seed_everything(settings.training.seed)
     model = Transformer(transformer_config(settings.shape, tokenizer))
     begin(session, model, tokenizer, training, dev)
-    measure = Measure(TranslationDataset(dev, tokenizer, text.max_length, cut=True), settings, accelerator.device)
-    trained = {}
-    if not settings.run.checkpoint:
-        trained = train(session, model, TranslationDataset(training, tokenizer, text.max_length), measure)
+    trained = {} if run.predicting else train(session, model, tokenizer, training, dev)
     figures = load_trained(model, run, accelerator) | trained | average(model, run, settings)
     if accelerator.is_main_process:
         with accelerator.autocast():
-            figures |= measure.figures(model, "dev")
+            for pairs, name in ((dev, "dev"), (test, "test")):
+                if pairs and pairs[0][1] is not None:
+                    figures |= Measure(pairs, tokenizer, settings, accelerator.device).figures(model, name)
             translations = translate(model, tokenizer, test, settings)
         write_text(data.translation_out, "".join(f"{line}\n" for line in translations))
-        scored = test[0][1] is not None
-        scores = score(test, translations, training, settings.decoding.bleu_tokenize) if scored else {}
-        if scored:
-            dataset = TranslationDataset(test, tokenizer, text.max_length, cut=True)
-            with accelerator.autocast():
-                figures |= Measure(dataset, settings, accelerator.device).figures(model, "test")
+        scores = score(test, translations, training, settings.decoding.bleu_tokenize)
         say("\n" + format_table(figures, "Translation"), end="")
         report(test, translations, scores, data.translation_out)
         run.report({"figures": figures, "scores": scores})
+
+
+def load_training_and_dev(data, lowercase, predicting):
+    """Both lists of pairs. Where nothing is trained, dev is not read, and the training pairs may be gone, too."""
+    try:
+        training = load_pairs(data.train_pairs, lowercase)
+    except UserError as error:
+        if not predicting or not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        training = []
+    return training, [] if predicting else load_pairs(data.dev_pairs, lowercase)
+
+
+def find_tokenizer(run, training, vocab_size):
+    """The run's own, if it has one already, or a new one. Raises UserError."""
+    if run.resumed and (run.folder / TOKENIZER).exists():
+        return load_tokenizer(run.folder)
+    check(training, f"{run.folder}/{TOKENIZER} is missing: restore it, or train again")
+    return train_pair_tokenizer(training, vocab_size)
 
 
 def transformer_config(shape, tokenizer):
@@ -101,16 +115,19 @@ def begin(session, model, tokenizer, training, dev):
         "training pairs": content_hash(training, data.train_pairs),
         "dev pairs": content_hash(dev, data.dev_pairs),
     }
-    session.begin(base, inputs, range(session.settings.training.eval_every))
-    if not run.resumed:
-        in_first_process(write_text, run.folder / "tokenizer.json", tokenizer.to_str())
+    session.begin(base, inputs, range(session.settings.training.eval_every))  # what counts of batches is their number
+    if not run.predicting:
+        in_first_process(write_text, run.folder / TOKENIZER, tokenizer.to_str())
     number = sum(parameter.numel() for parameter in model.parameters())
-    say(f"{number:,} parameters, {tokenizer.get_vocab_size()} tokens, {len(training)} training pairs")
+    say(f"{number:,} parameters, {tokenizer.get_vocab_size()} tokens")
 
 
-def train(session, model, dataset, measure):
+def train(session, model, tokenizer, training, dev):
     """Train; returns the loop's figures."""
-    options, run, accelerator = session.settings.training, session.run, session.accelerator
+    settings, run, accelerator = session.settings, session.run, session.accelerator
+    options = settings.training
+    dataset = TranslationDataset(training, tokenizer, settings.text.max_length)
+    measure = Measure(dev, tokenizer, settings, accelerator.device)
     count = options.eval_every * options.gradient_accumulation
     rank, world = accelerator.process_index, accelerator.num_processes
     batches = TokenBudgetBatches(dataset, options.batch_tokens, count, options.seed, rank, world)
@@ -142,8 +159,9 @@ def average(model, run, settings):
 class Measure:
     """The loss of a model on some pairs: plain, without label smoothing."""
 
-    def __init__(self, dataset, settings, device):
-        self.dataset, self.budget, self.device = dataset, settings.training.batch_tokens, device
+    def __init__(self, pairs, tokenizer, settings, device):
+        self.dataset = TranslationDataset(pairs, tokenizer, settings.text.max_length, cut=True)
+        self.budget, self.device = settings.training.batch_tokens, device
 
     @torch.no_grad()
     def loss(self, model):
@@ -165,7 +183,9 @@ def translate(model, tokenizer, pairs, settings):
 
 
 def score(pairs, translations, training, tokenize):
-    """{name: {"BLEU-4", "of 1", "signature"}} of the translations, and of what takes no model."""
+    """{name: {"BLEU-4", "of 1", "signature"}} of the translations and of what takes no model; {} without references."""
+    if pairs[0][1] is None:
+        return {}
     rows = {"model": translations}
     rows |= {f"floor: {name}": texts for name, texts in translation_floors(pairs, training).items()}
     scores = {}

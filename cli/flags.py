@@ -34,6 +34,7 @@ def flag(default, help, allowed=None, **options):
     tuple is called when it is empty.
     instead_of: a field of the same group that this one replaces; typing that one drops this one's saved value.
     free_on_resume: --resume may change it, or only "after divergence". training_only: refused where nothing is trained.
+    also: another spelling of the flag's name.
     from_flags: "always", or "when predicting" (--checkpoint): it comes from the flags, not from the saved run.
     """
     kind = "bounds" if isinstance(allowed, str) else "choices"
@@ -201,7 +202,8 @@ def parse_flags(settings_class, arguments=None):
     for group in sorted(fields(settings_class), key=lambda group: group.name != "data"):  # the data first
         section = parser.add_argument_group(group.type.__doc__)
         for setting in fields(group.type):
-            section.add_argument(f"--{setting.name}", **_argparse_options(setting))
+            spellings = [f"--{name}" for name in (setting.name, setting.metadata.get("also")) if name]
+            section.add_argument(*spellings, **_argparse_options(setting))
     typed = vars(parser.parse_args(arguments))
     file = typed.pop("settings", None)
     read = _from_file(settings_class, file, typed) if file else {}

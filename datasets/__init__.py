@@ -6,6 +6,7 @@ from datasets.paraphrase import (
     ParaphraseDetectionTestDataset,
     load_paraphrase_data,
 )
+from datasets.sentiment import SentimentDataset, SentimentTestDataset, load_sentiment_data
 from datasets.sonnets import SonnetsDataset, load_sonnets
 from datasets.tokenizer import load_tokenizer
 
@@ -13,8 +14,11 @@ __all__ = [
     "LengthGroupedBatches",
     "ParaphraseDetectionDataset",
     "ParaphraseDetectionTestDataset",
+    "SentimentDataset",
+    "SentimentTestDataset",
     "SonnetsDataset",
     "load_paraphrase_data",
+    "load_sentiment_data",
     "load_sonnets",
     "load_tokenizer",
     "pad",

@@ -18,7 +18,7 @@ from datasets.corpus import Corpus, prepare_corpus
 from decoding.template import Lexicon, load_tagger
 from models.gpt2 import GPT2Model
 from tests.helpers import CONTEXT, LINES, MINI, VOCAB, WORDS, prose
-from tests.inputs import write_pairs, write_sonnets
+from tests.inputs import write_pairs, write_sentiment, write_sonnets
 from tests.tiny import forget_accelerate_state, make_hugging_face_gpt2
 
 torch.set_num_threads(1)  # threads of several processes wait for one another on a loaded machine
@@ -169,6 +169,13 @@ def pair_flags(model_folder, tmp_path, monkeypatch):
         f"--model_path {model_folder} --para_train train.csv --para_dev dev.csv --para_test test.csv --epochs 2 "
         "--lr 1e-3 --para_dev_out out/dev.csv --para_test_out out/test.csv"
     ).split()
+
+
+@pytest.fixture
+def review_flags(model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_sentiment(tmp_path)
+    return f"--model_path {model_folder} --epochs 2 --lr 1e-3 --predictions out".split()
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,19 @@
 import re
 from pathlib import Path
 
+import classifier
 import paraphrase_detection
 import sonnet_generation
 from cli.flags import parse_flags
-from config import ParaphraseSettings, SonnetSettings
+from config import CLASSES, ClassifierSettings, ParaphraseSettings, SonnetSettings
 from tests.helpers import WORDS
 from tests.tiny import forget_accelerate_state
 
+SETTINGS = {
+    sonnet_generation: SonnetSettings,
+    paraphrase_detection: ParaphraseSettings,
+    classifier: ClassifierSettings,
+}
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -31,6 +37,24 @@ def write_pairs(path, number, labelled=True):
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def write_reviews(path, classes, number, labelled=True):
+    """Reviews as the course has them; the first word tells the class."""
+    lines = ["\tid\tsentence\tsentiment"] if labelled else ["0\t\tid\tsentence"]
+    for row in range(number):
+        text = f" {WORDS[row % classes]} it is , {WORDS[(3 * row) % 8]} or {WORDS[(5 * row + 1) % 8]} ."
+        lines.append(f"{row}\tid{row}\t{text}\t{row % classes}" if labelled else f"{row + 1}\t{row}.0\tid{row}\t{text}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_sentiment(folder, training=32, dev=10, test=7):
+    """All files of classifier.py at their default places below a folder."""
+    (folder / "data").mkdir()
+    for name, classes in CLASSES.items():
+        write_reviews(folder / f"data/ids-{name}-train.csv", classes, training)
+        write_reviews(folder / f"data/ids-{name}-dev.csv", classes, dev)
+        write_reviews(folder / f"data/ids-{name}-test-student.csv", classes, test, labelled=False)
+
+
 def without(flags, *names):
     """The flags less these and their values."""
     pairs = [flags[i : i + 2] for i in range(0, len(flags), 2)]
@@ -38,7 +62,7 @@ def without(flags, *names):
 
 
 def run(script, flags):
-    settings = {sonnet_generation: SonnetSettings, paraphrase_detection: ParaphraseSettings}[script]
+    settings = SETTINGS[script]
     forget_accelerate_state()
     script.main(*parse_flags(settings, flags))
 
@@ -58,3 +82,10 @@ def check_prediction_file(path, ids):
     assert lines[0] == "id \t Predicted_Is_Paraphrase "
     assert [line.split(", ")[0] for line in lines[1:]] == ids
     assert {line.split(", ")[1] for line in lines[1:]} <= {"3919 ", "8505 "}
+
+
+def check_class_file(path, ids, classes):
+    lines = path.read_text(encoding="utf-8").split("\n")
+    assert lines[0] == "id \t Predicted_Sentiment " and lines[-1] == ""
+    assert [line.split(", ")[0] for line in lines[1:-1]] == ids
+    assert {line.split(", ")[1] for line in lines[1:-1]} <= {f"{label} " for label in range(classes)}

@@ -222,13 +222,22 @@ def test_contradicting_a_saved_run_is_refused_by_name(workplace, model_folder, c
         assert contents(workplace) == before
 
 
-@pytest.mark.parametrize("script", ["sonnet_generation.py", "paraphrase_detection.py"])
+FIRST_FILES = {
+    "sonnet_generation.py": "data/sonnets.txt",
+    "paraphrase_detection.py": "data/quora-train.csv",
+    "classifier.py": "data/ids-sst-train.csv",
+}
+
+
+@pytest.mark.parametrize("script", FIRST_FILES)
 def test_the_real_script_exits_with_2_and_one_line(tmp_path, script):
     """With all imports and libraries, whose warnings would be further lines."""
     outcome = subprocess.run(
         [sys.executable, ROOT / script], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
     )
-    name = {"sonnet_generation.py": "data/sonnets.txt", "paraphrase_detection.py": "data/quora-train.csv"}[script]
     assert outcome.returncode == 2
-    assert outcome.stderr == f"error: {name} does not exist: check the path, or put the course's file there\n"
+    assert (
+        outcome.stderr
+        == f"error: {FIRST_FILES[script]} does not exist: check the path, or put the course's file there\n"
+    )
     assert list(tmp_path.iterdir()) == []

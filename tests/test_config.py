@@ -3,7 +3,7 @@
 import pytest
 
 from cli.flags import parse_flags
-from config import MODEL_SIZES, GPT2Config, ParaphraseSettings, SonnetSettings
+from config import MODEL_SIZES, ClassifierSettings, GPT2Config, ParaphraseSettings, SonnetSettings
 from errors import UserError
 from tests.helpers import BOTH, flat
 from tuning.register import chosen_methods, default_learning_rate
@@ -28,6 +28,16 @@ FLAGS = {
         ("para_test", "data/quora-test-student.csv", "e"),
         ("para_dev_out", "predictions/para-dev-output.csv", "o"),
         ("para_test_out", "predictions/para-test-output.csv", "p"),
+    ],
+    ClassifierSettings: [
+        *FLAGS_OF_BOTH,
+        ("fine_tune_mode", "last-linear-layer", "full-model"),
+        ("hidden_dropout_prob", 0.3, 0.1),
+        *(
+            (f"{name}_{split}", f"data/ids-{name}-{file}.csv", "f")
+            for name in ("sst", "cfimdb")
+            for split, file in (("train", "train"), ("dev", "dev"), ("test", "test-student"))
+        ),
     ],
     SonnetSettings: [
         *FLAGS_OF_BOTH,

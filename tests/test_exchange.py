@@ -9,12 +9,14 @@ import pytest
 import torch
 import transformers
 
-from config import DROPOUTS, ParaphraseSettings, SonnetSettings
+from config import DROPOUTS, ClassifierSettings, ParaphraseSettings, SonnetSettings
 from errors import UserError
 from exchange import main, open_tuned, parse, task_model
 from models.gpt2 import GPT2Model
+from tests.helpers import assert_close
 from tests.peft_hosts import their_logits
 from tests.tuned import INPUT_IDS
+from training.assembly import assemble
 from training.runs import Run, fingerprint
 from tuning.attach import attach
 from tuning.register import chosen_methods
@@ -28,18 +30,23 @@ def run(arguments):
 
 def make_run(folder, model_folder, *tuning, task="sonnet_generation", **groups):
     """A run with random trained tensors, as the scripts leave them."""
-    settings = {"sonnet_generation": SonnetSettings, "paraphrase_detection": ParaphraseSettings}[task]()
+    settings = {
+        "sonnet_generation": SonnetSettings,
+        "paraphrase_detection": ParaphraseSettings,
+        "classifier": ClassifierSettings,
+    }[task]()
     settings.model.model_path, settings.tuning.tuning = str(model_folder), tuning
     for group, changes in groups.items():
         for name, value in changes.items():
             setattr(getattr(settings, group), name, value)
     dropout = settings.model.dropout
     gpt2 = GPT2Model.from_pretrained(str(model_folder), **({} if dropout is None else dict.fromkeys(DROPOUTS, dropout)))
-    run = Run(folder)
+    part = folder.name if task == "classifier" else ""
+    run = Run(folder, part=part)
     run.begin(task, settings, fingerprint(gpt2))
     run.close()
     attach(gpt2, chosen_methods(settings))
-    model = task_model(gpt2, settings)
+    model = task_model(gpt2, settings, part)
     with torch.no_grad():
         for p in model.parameters():
             if p.requires_grad:
@@ -131,3 +138,27 @@ def test_the_command_runs_from_the_shell():
     done = subprocess.run([sys.executable, "exchange.py", "show", "nothing"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: nothing is no run folder")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_part_of_a_sentiment_run_is_a_run(model_folder, tmp_path, capsys):
+    mode = {"fine_tune_mode": "full-model"}
+    model = make_run(tmp_path / "run/sst", model_folder, "lora", task="classifier", head=mode)
+    run(["show", str(tmp_path / "run/sst")])
+    assert "lora" in capsys.readouterr().out
+    run(["merge", str(tmp_path / "run/sst"), "--out", str(tmp_path / "plain")])
+    assert "not part of it: the task's own classifier\n" in capsys.readouterr().out
+    plain = GPT2Model.from_pretrained(str(tmp_path / "plain")).eval()
+    assert_close(plain(INPUT_IDS)["last_hidden_state"], model.gpt(INPUT_IDS)["last_hidden_state"], 1e-5)
+    run(["show", str(make_frozen_run(tmp_path / "frozen/cfimdb", model_folder))])
+    assert "none, GPT-2 is frozen" in capsys.readouterr().out
+
+
+def make_frozen_run(folder, model_folder):
+    settings = ClassifierSettings()
+    settings.model.model_path, settings.training.precision = str(model_folder), "fp32"
+    tuned = assemble(settings, with_tokenizer=False)
+    kept = Run(folder, part=folder.name)
+    kept.begin("classifier", settings, tuned.fingerprint)
+    kept.save_best(task_model(tuned.gpt2, settings, folder.name), {"epoch": 1, "score": 0.5})
+    kept.close()
+    return folder

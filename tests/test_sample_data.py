@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from config import CLASSES
 from datasets.paraphrase import load_paraphrase_data
+from datasets.sentiment import load_sentiment_data
 from datasets.sonnets import load_sonnets
+from evaluation import accuracy, bag_of_words
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample"
 SONNET_FILES = {  # name: (first number, how many, lines of each)
@@ -21,6 +24,14 @@ SONNET_FILES = {  # name: (first number, how many, lines of each)
     "TRUE_sonnets_held_out_dev.txt": (101, 12, 14),
     "sonnets_held_out_dev.txt": (101, 12, 3),
     "sonnets_held_out.txt": (113, 12, 3),
+}
+REVIEW_FILES = {  # (data set, split): (name, how many)
+    ("sst", "train"): ("ids-sst-train.csv", 200),
+    ("sst", "dev"): ("ids-sst-dev.csv", 60),
+    ("sst", "test"): ("ids-sst-test-student.csv", 40),
+    ("cfimdb", "train"): ("ids-cfimdb-train.csv", 80),
+    ("cfimdb", "dev"): ("ids-cfimdb-dev.csv", 30),
+    ("cfimdb", "test"): ("ids-cfimdb-test-student.csv", 20),
 }
 PAIR_FILES = {"train": ("para-train.csv", 1040), "dev": ("para-dev.csv", 200), "test": ("para-test-student.csv", 200)}
 
@@ -49,7 +60,9 @@ def lines_of(sonnet):
     return [normalised(line) for line in sonnet.split("\n")]
 
 
-@pytest.mark.parametrize("name", [*SONNET_FILES, *(name for name, _ in PAIR_FILES.values()), "README.md"])
+@pytest.mark.parametrize(
+    "name", [*SONNET_FILES, *(name for name, _ in [*PAIR_FILES.values(), *REVIEW_FILES.values()]), "README.md"]
+)
 def test_files_are_ascii_with_plain_line_ends(name):
     data = (SAMPLE / name).read_bytes()
     assert data.isascii() and b"\r" not in data and data.endswith(b"\n")
@@ -235,3 +248,46 @@ def test_korean_particles_fit_the_syllable_before_them(split):
             if len(word) > 1 and word[-1] in "을를은는":
                 closed = (ord(word[-2]) - ord("가")) % 28 > 0  # a syllable block with a final consonant
                 assert closed == (word[-1] in "을은"), korean
+
+
+# --- reviews ----------------------------------------------------------------------------------------------------------
+
+
+def reviews_of(name, split):
+    """The rows as the loader has them."""
+    return load_sentiment_data(SAMPLE / REVIEW_FILES[name, split][0], CLASSES[name], split)
+
+
+@pytest.mark.parametrize("name, split", REVIEW_FILES)
+def test_reviews_have_the_columns_and_labels_of_the_course(name, split, capsys):
+    file, count = REVIEW_FILES[name, split]
+    with open(SAMPLE / file, encoding="utf-8", newline="") as text:
+        rows = list(csv.DictReader(text, delimiter="\t"))
+    assert list(rows[0]) == (["0", "", "id", "sentence"] if split == "test" else ["", "id", "sentence", "sentiment"])
+    for place, row in enumerate(rows):
+        assert (row["0"], row[""]) == (str(place + 1), f"{place}.0") if split == "test" else row[""] == str(place)
+        assert re.fullmatch(r"[0-9a-f]{25}", row["id"])
+        assert row["sentence"] == " " + " ".join(row["sentence"].split()) and row["sentence"].endswith((" .", " ?"))
+        assert 3 <= len(re.findall(r" [.?](?= |$)", row["sentence"])) <= 6 if name == "cfimdb" else True
+    read = reviews_of(name, split)
+    assert len(read) == len(rows) == count and "malformed" not in capsys.readouterr().out
+    if split != "test":
+        labels = Counter(row[1] for row in read)
+        assert set(labels.values()) == {count // CLASSES[name]} and set(labels) == set(range(CLASSES[name]))
+
+
+def test_no_sentence_of_a_review_is_in_two_reviews():
+    """Nor as a bag of words; so nothing leaks from one split into another."""
+    rows = [row for name, split in REVIEW_FILES for row in reviews_of(name, split)]
+    assert len({row[-1] for row in rows}) == len(rows) == 430
+    sentences = [s for row in rows for s in re.split(r"(?<= [.?]) ", row[0])]
+    bags = Counter(" ".join(sorted(normalised(s).split())) for s in sentences)
+    assert [bag for bag, times in bags.items() if times > 1] == []
+
+
+@pytest.mark.parametrize("name, low, high", [("sst", 0.2, 0.5), ("cfimdb", 0.5, 0.95)])
+def test_words_alone_tell_something_and_not_all(name, low, high):
+    training, dev = reviews_of(name, "train"), reviews_of(name, "dev")
+    score = accuracy(bag_of_words(training, [row[0] for row in dev]), [row[1] for row in dev])
+    print(f"{name}: bag of words, dev accuracy {score:.3f}")
+    assert low < score < high

@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 from cli.script import run_script
-from config import ParaphraseSettings, SonnetSettings
+from config import ClassifierSettings, ParaphraseSettings, SonnetSettings
 from errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-SCRIPTS = {"sonnet_generation.py": SonnetSettings, "paraphrase_detection.py": ParaphraseSettings}
+SCRIPTS = {
+    "sonnet_generation.py": SonnetSettings,
+    "paraphrase_detection.py": ParaphraseSettings,
+    "classifier.py": ClassifierSettings,
+}
 
 
 def test_run_script_turns_user_errors_into_one_line_and_leaves_bugs_alone(capsys):

@@ -112,18 +112,19 @@ def test_two_processes_train_like_one_and_hand_in_every_row(pair_flags, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["sonnet_generation", "paraphrase_detection"])
+@pytest.mark.parametrize("script", ["sonnet_generation", "paraphrase_detection", "classifier"])
 def test_no_task_needs_a_network(request, tmp_path, script):
     """In a namespace of its own, where there is not even a loopback device. (HF_HUB_OFFLINE is not set there.)"""
     alone = ["unshare", "--map-root-user", "--net"]
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False, capture_output=True).returncode:
         pytest.skip("no network namespace can be made here")
-    flags = request.getfixturevalue("sonnet_flags" if script == "sonnet_generation" else "pair_flags")
+    fixtures = {"sonnet_generation": "sonnet_flags", "paraphrase_detection": "pair_flags", "classifier": "review_flags"}
+    flags = request.getfixturevalue(fixtures[script])
     command = [*alone, sys.executable, f"{ROOT}/{script}.py", *flags, "--lora", "--run_dir", "run"]
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "run/best").is_dir() and list((tmp_path / "out").iterdir())
+    assert list((tmp_path / "run").rglob("best/model.safetensors")) and list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.slow

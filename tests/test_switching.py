@@ -10,7 +10,7 @@ from errors import UserError
 from exchange import main, open_tuned, parse
 from models.gpt2 import GPT2Model
 from tests.inputs import ROOT
-from tests.test_exchange import make_run
+from tests.test_exchange import make_frozen_run, make_run
 from tests.tuned import CHOICES, INPUT_IDS, MASK, hidden_states
 from training.tasks import Tasks
 from tuning.attach import attach
@@ -115,6 +115,19 @@ def test_runs_of_both_tasks_are_what_they_are_alone(runs, model_folder):
     assert tasks.tokenizer.encode("yes").ids == [8505]
     biases, factors, head = (11 * 3 + 1) * 32, 3 * 4 * (64 + 64 + 160), (32 + 1) + (2 * 32 + 2)  # rank 4, 3 layers
     assert tasks.bytes("pairs") == 4 * (biases + factors + head)
+
+
+@torch.no_grad()
+def test_parts_of_a_sentiment_run_and_a_head_on_a_frozen_gpt2(runs, tmp_path, model_folder):
+    make_run(
+        tmp_path / "runs/films/sst", model_folder, "lora", task="classifier", head={"fine_tune_mode": "full-model"}
+    )
+    make_frozen_run(tmp_path / "runs/head/cfimdb", model_folder)
+    runs = runs | {"sst": "runs/films/sst", "cfimdb": "runs/head/cfimdb"}
+    tasks = Tasks(runs)
+    for name in ("cfimdb", "sonnets", "sst", "cfimdb"):
+        assert torch.equal(tasks.switch(name)(INPUT_IDS, MASK), open_tuned(runs[name])[1](INPUT_IDS, MASK))
+    assert tasks.bytes("cfimdb") == 4 * (2 * 32 + 2)
 
 
 def test_the_documented_example_runs_and_is_short(runs):

@@ -4,6 +4,7 @@ The order matters: weights, then methods, then freezing (and, for bf16, one cast
 after all of it.
 """
 
+import copy
 import os
 import sys
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from training.loop import TrainingLoop, total_steps
 from training.processes import in_first_process
 from training.randomness import seed_everything
 from training.runs import Run, fingerprint, open_run
-from tuning.attach import attach, cast_for_prediction, cast_frozen, check_mergeable, merge
+from tuning.attach import attach, cast_for_prediction, cast_frozen, check_mergeable, freeze, merge
 from tuning.register import METHODS, chosen_methods, default_learning_rate
 from tuning.state import count_parameters
 
@@ -44,6 +45,24 @@ class Session:
     run: Run
     settings: object
     accelerator: Accelerator
+
+    def of_part(self, part, given):
+        """The Session of another part of the script: a run beside this one's, on the same device. Raises UserError.
+
+        given: the flags that were typed, as for `open_session`.
+        """
+        settings = copy.deepcopy(self.settings)
+        if settings.run.resume:
+            settings.run.run_dir = str(self.run.home)  # not what is newest now
+        run, settings = open_run(self.task, self.run.home.name, settings, given, part)
+        options, ours = settings.training, self.settings.training
+        check(
+            options.precision == ours.precision,
+            f"{run.folder} was trained in {options.precision}, {self.run.folder} in {ours.precision}: resume each by "
+            "itself with --only",
+        )
+        run, settings = in_first_process(lambda: (run, settings))
+        return Session(self.task, run, settings, self.accelerator)
 
     def batches(self, dataset):
         """This process's share of the shuffled training batches."""
@@ -71,18 +90,18 @@ class Session:
         return TrainingLoop(model, self.settings.training, self.run, self.accelerator, after_step)
 
 
-def open_session(task, settings, given, prefix):
+def open_session(task, settings, given, prefix, part=""):
     """The Session that the flags ask for, with the learning rate and the precision made definite. Raises UserError.
 
     task: the script's name; prefix: what its runs' names begin with. given: the flags that were typed. A resumed run
-    brings its own settings along.
+    brings its own settings along. part: the script's first part, where it has parts.
     """
-    found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    found = tuple(int(number) for number in torch.__version__.split("+")[0].split(".")[:2])
     check(found >= OLDEST_TORCH, f"torch {torch.__version__} is too old: this project needs 2.8 or newer")
-    run, settings = open_run(task, run_name(prefix, settings), settings, given)
+    run, settings = open_run(task, run_name(prefix, settings), settings, given, part)
     options = settings.training
     if options.lr is None:
-        options.lr = default_learning_rate(settings.tuning.methods)
+        options.lr = default_learning_rate(settings.tuning.methods, settings.frozen)
     accelerator = make_accelerator(options, insist="use_gpu" in given)
     options.precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
     run, settings = in_first_process(lambda: (run, settings))  # the first process's choice of a folder is everyone's
@@ -90,11 +109,11 @@ def open_session(task, settings, given, prefix):
 
 
 def run_name(prefix, settings):
-    """sonnet-lora-adapter, or sonnet-full; the prefix alone for a script that knows no tuning methods."""
+    """sonnet-lora-adapter, or sonnet-full, or -head; the prefix alone for a script that knows no tuning methods."""
     if not hasattr(settings, "tuning"):
         return prefix
     methods = [name for name in METHODS if name in settings.tuning.methods]
-    return "-".join([prefix, *(methods or ["full"])])
+    return "-".join([prefix, *(methods or ["head" if settings.frozen else "full"])])
 
 
 def make_accelerator(settings, insist=True):
@@ -206,7 +225,9 @@ def assemble(settings, with_tokenizer=True):
         )
     base = fingerprint(gpt2, tokenizer)
     attach(gpt2, methods)
-    if methods and settings.training.precision == "bf16":
+    if settings.frozen:
+        freeze(gpt2, methods)
+    if (methods or settings.frozen) and settings.training.precision == "bf16":
         cast_frozen(gpt2, torch.bfloat16)
     return Assembly(gpt2, tokenizer, methods, base, folder)
 

@@ -173,7 +173,7 @@ class TrainingLoop:
         """The error that ends a run whose numbers are not finite; from now on --resume takes another --lr."""
         if self.accelerator.is_main_process:
             write_json(self.run.diverged, {"step": self.progress.step, "what": what})
-        kept = f"--resume --run_dir {self.run.folder} goes on from what was kept before"
+        kept = f"{self.run.resume_flags} goes on from what was kept before"
         return Diverged(f"{what}: {kept}; give it a lower --lr, or begin again with --precision fp32")
 
     def _accumulate(self, micro_batches, loss_fn):

@@ -7,10 +7,14 @@
               snapshots/        weights of the last measurements, where their mean is wanted
               last/             model, optimizer and random state where training stands, state.json
 
+A script that trains several models, one after the other (its parts), has a folder with a run in it for each:
+runs/NAME/sst/settings.json and so on.
+
 Only tensors that are trained are kept. Tensors are safetensors, everything else JSON; nothing is pickled. How best/ and
 last/ outlive stops and damage: training/storage.py. A folder has one writer at a time: it holds a lock.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -65,6 +69,7 @@ PROGRESS = {setting.name: setting.type for setting in dataclasses.fields(Progres
 class Run:
     """folder: where it is kept. resumed: it was there already. claims: a new folder, which gets a free name if need be.
 
+    part: the name of the script's part that it is a run of, which is the folder's own; "" where there are no parts.
     predicting: nothing is trained; then what the script writes into the folder has names of its own. total_steps: the
     optimizer steps of the whole run as it was begun, which the learning rate follows. bytes: of the best epoch's
     weights, once they are loaded.
@@ -76,8 +81,23 @@ class Run:
     predicting: bool = False
     total_steps: int = 0
     bytes: int = 0
+    part: str = ""
     metrics: "Metrics | None" = None  # in the main process
     lock: filelock.FileLock = field(default=None, repr=False)
+
+    @property
+    def home(self):
+        """What --run_dir and --checkpoint call the run: the folder or, where it is a part, the folder of all parts."""
+        return self.folder.parent if self.part else self.folder
+
+    @property
+    def resume_flags(self):
+        """The flags that go on with this run and no other part. (A script with parts has --only.)"""
+        return f"--resume --run_dir {self.home}" + (f" --only {self.part}" if self.part else "")
+
+    def settle(self, home):
+        """Keep a part's run in this home, which an earlier part of the same script has claimed."""
+        self.folder, self.claims = home / self.part, False
 
     # --- beginning ---------------------------------------------------------------------------------------------------
 
@@ -102,15 +122,18 @@ class Run:
                 taken = (self.folder / "settings.json").exists()
                 check(not taken, f"{self.folder} holds a run already: continue it with --resume, or choose another")
                 now = {"format": FORMAT, "task": task, "base": base, "inputs": inputs or {}, "total_steps": total_steps}
+                now |= {"part": self.part} if self.part else {}
                 self._write_record(now | {"settings": settings_to_dict(settings)})
                 self.total_steps = total_steps
         except UserError:  # no half-made run is left behind
             self.close()
             if made and not self.resumed:
                 shutil.rmtree(self.folder, ignore_errors=True)
+                with contextlib.suppress(OSError):  # not empty: other parts are there
+                    self.home.rmdir()
             raise
         self.metrics = Metrics(self.folder / "metrics.jsonl")
-        on_stop(f"go on with: python {task}.py --resume --run_dir {self.folder}")
+        on_stop(f"go on with: python {task}.py --resume --run_dir {self.home}")
 
     def _go_on(self, record, settings, total_steps):
         """The learning rate follows the steps that the run was begun with, unless the user asks for more epochs."""
@@ -122,15 +145,17 @@ class Run:
             self._write_record(now | {"settings": settings_to_dict(settings)})
 
     def _take_folder(self):
-        """Make the folder; creating it is what claims a default name."""
-        wanted, number = self.folder, 1
+        """Make the folder; creating it (of a part: the folder of all parts) is what claims a default name."""
+        wanted, home, number = self.home, self.home, 1
         while self.claims and not self.resumed:
             try:
-                self.folder.parent.mkdir(parents=True, exist_ok=True)
-                return self.folder.mkdir()
+                home.parent.mkdir(parents=True, exist_ok=True)
+                home.mkdir()
+                break
             except FileExistsError:
                 number += 1
-                self.folder = wanted.with_name(f"{wanted.name}-{number}")
+                home = wanted.with_name(f"{wanted.name}-{number}")
+        self.folder = home / self.part
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def _lock(self):
@@ -331,35 +356,46 @@ class Metrics:
                 os.truncate(self.path, len(kept))
 
 
-def open_run(task, name, settings, given):
+def open_run(task, name, settings, given, part=""):
     """The run that the flags in settings.run ask for, and the settings to use: (Run, settings).
 
     task: the script's name. name: what a new run is called by default. given: the flags that the user typed. A resumed
     run, or one that only predicts, brings its own settings along; flags that contradict them are refused by name.
+    part: the script's part that is asked for. Where a resumed run was stopped before it, it begins with the settings of
+    the parts that are there.
     """
     flags = settings.run
     if flags.checkpoint:
         refuse_training_flags(settings, given)
-        run = Run(Path(flags.checkpoint), resumed=True, predicting=True)
-        how = GoingOn(str(run.folder), given, predicting=True)
-        return run, take_over(run.record(task)["settings"], settings, how)
+        return _saved_run(task, Run(Path(flags.checkpoint) / part, True, predicting=True, part=part), settings, given)
     if flags.resume:
-        run = Run(Path(flags.run_dir) if flags.run_dir else _newest(name.split("-")[0]), resumed=True)
-        how = GoingOn(str(run.folder), given, diverged=run.diverged.exists())
-        return run, take_over(run.record(task)["settings"], settings, how)
+        home = Path(flags.run_dir) if flags.run_dir else _newest(name.split("-")[0], "*" if part else "")
+        return _saved_run(task, Run(home / part, True, part=part), settings, given)
     if flags.run_dir:
-        folder = Path(flags.run_dir)
+        folder = Path(flags.run_dir, part)
         if (folder / "settings.json").exists():
             raise UserError(f"{folder} holds a run already: continue it with --resume, or choose another --run_dir")
-        return Run(folder), settings
-    return Run(Path("runs") / name, claims=True), settings
+        return Run(folder, part=part), settings
+    return Run(Path("runs", name, part), claims=True, part=part), settings
 
 
-def _newest(task_prefix):
-    runs = list(Path("runs").glob(f"{task_prefix}*/settings.json"))
+def _saved_run(task, run, settings, given):
+    """(run, its settings with what the user changed), or those of another part, where this one was not begun."""
+    source = run
+    if run.part and not (run.folder / "settings.json").exists():
+        others = sorted(path.parent for path in run.home.glob("*/settings.json"))
+        check(others, f"{run.home} is no run folder of {task}.py: it has no {run.part}/settings.json")
+        source = Run(others[0], part=others[0].name)
+        run.resumed = run.predicting
+    how = GoingOn(str(source.folder), given, predicting=run.predicting, diverged=source.diverged.exists())
+    return run, take_over(source.record(task)["settings"], settings, how)
+
+
+def _newest(task_prefix, part=""):
+    runs = list(Path("runs").glob(str(Path(f"{task_prefix}*", part, "settings.json"))))
     if not runs:
         raise UserError("there is no run to resume under runs/: leave --resume out, or name one with --run_dir")
-    return max(runs, key=lambda path: path.stat().st_mtime).parent
+    return max(runs, key=lambda path: path.stat().st_mtime).parents[1 if part else 0]
 
 
 # --- what a run depends on --------------------------------------------------------------------------------------------

@@ -8,19 +8,24 @@ from functools import partial
 from pathlib import Path
 
 from cli.flags import settings_from_dict
-from config import DROPOUTS, ParaphraseSettings, SonnetSettings
+from config import CLASSES, DROPOUTS, ClassifierSettings, ParaphraseSettings, SonnetSettings
 from datasets import load_tokenizer
 from errors import check
 from formats.hub import has_tokenizer
 from models.gpt2 import GPT2Model
 from models.paraphrase_gpt import ParaphraseGPT
+from models.sentiment_gpt import SentimentGPT
 from models.sonnet_gpt import SonnetGPT
 from training.assembly import base_folder
 from training.runs import Run, check_base, fingerprint
 from tuning.register import chosen_methods
 from tuning.switching import Switch
 
-SETTINGS = {"sonnet_generation": SonnetSettings, "paraphrase_detection": ParaphraseSettings}
+SETTINGS = {
+    "sonnet_generation": SonnetSettings,
+    "paraphrase_detection": ParaphraseSettings,
+    "classifier": ClassifierSettings,
+}
 
 
 def read_run(folder, model_path=None, model_size=None):
@@ -35,7 +40,10 @@ def read_run(folder, model_path=None, model_size=None):
     return run, record, settings
 
 
-def task_model(gpt2, settings):
+def task_model(gpt2, settings, part=None):
+    """The model of a task's settings. part: of a script that has parts, which one."""
+    if isinstance(settings, ClassifierSettings):
+        return SentimentGPT(gpt2, CLASSES[part], settings.head, settings.pooling)
     if isinstance(settings, ParaphraseSettings):
         return ParaphraseGPT(gpt2, settings.head, settings.pooling)
     return SonnetGPT(gpt2)
@@ -60,8 +68,8 @@ class Tasks:
         for name, (run, record, settings) in found.items():
             dropouts = {} if settings.model.dropout is None else dict.fromkeys(DROPOUTS, settings.model.dropout)
             check_base(record, base | {"config": base["config"] | dropouts}, runs[name])
-            with self.switchboard.fitting(name, chosen_methods(settings)):
-                model = task_model(gpt2, settings).to(device)
+            with self.switchboard.fitting(name, chosen_methods(settings), settings.frozen):
+                model = task_model(gpt2, settings, record.get("part")).to(device)
                 run.load_best(model)
             model.register_forward_pre_hook(partial(self._check_current, name))
             self.models[name] = model.eval().requires_grad_(False)
@@ -72,7 +80,7 @@ class Tasks:
         return self.switchboard.gpt2
 
     def switch(self, name):
-        """The model (SonnetGPT or ParaphraseGPT) of this run, ready to predict; for None the base alone."""
+        """This run's model (SonnetGPT, ParaphraseGPT, SentimentGPT), ready to predict; for None the base alone."""
         self.switchboard.to(name)
         return self.base if name is None else self.models[name]
 

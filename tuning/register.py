@@ -21,6 +21,7 @@ from modules.prompt import apply_prompt, apply_ptuning
 from modules.quantization import apply_qlora
 
 FULL_LEARNING_RATE = 1e-5  # full fine-tuning, where no method is chosen
+HEAD_LEARNING_RATE = 1e-3  # what stands on a frozen GPT-2, alone; the course's
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,11 @@ def chosen_methods(settings):
     return {name: group and getattr(settings, group) for name, group in groups.items()}
 
 
-def default_learning_rate(methods):
-    """The methods' own learning rate; the smallest where they combine, full fine-tuning's where there are none."""
+def default_learning_rate(methods, frozen=False):
+    """The methods' own learning rate; the smallest where they combine, full fine-tuning's where there are none.
+
+    frozen: GPT-2 has no method, and is not trained either.
+    """
+    if frozen:
+        return HEAD_LEARNING_RATE
     return min((METHODS[name].learning_rate for name in methods), default=FULL_LEARNING_RATE)

@@ -21,18 +21,21 @@ class Switch:
         self.swaps = {None: []}  # {task: [(owner, attribute, the task's value, the base's value)]}
 
     @contextlib.contextmanager
-    def fitting(self, name, methods):
+    def fitting(self, name, methods, frozen=False):
         """Within this context the methods ({name: settings}) are on gpt2, for a task's tensors to be loaded into them.
 
-        Afterwards gpt2 is the base again, and the task one to switch to. Raises UserError where there is no method.
+        Afterwards gpt2 is the base again, and the task one to switch to. frozen: the task left GPT-2 as it is, and has
+        no method. Raises UserError where there is none otherwise.
         """
         check(
-            methods, f"{name} fine-tuned the whole model: it shares nothing with the base to switch on; load it alone"
+            methods or frozen,
+            f"{name} fine-tuned the whole model: it shares nothing with the base to switch on; load it alone",
         )
         self.to(None)
         before, own = _children(self.gpt2), []
         try:
-            attach(self.gpt2, methods)
+            if methods:
+                attach(self.gpt2, methods)
             own = [(p, "data", p.data) for p in self.gpt2.parameters() if p.requires_grad and id(p) in self.base]
             for parameter, *_ in own:
                 parameter.data = parameter.data.clone()
