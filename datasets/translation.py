@@ -27,7 +27,7 @@ def load_pairs(paths, lowercase=False):
             len(sources) == len(targets),
             f"{names[0]} has {len(sources)} lines, {names[1]} {len(targets)}: they must be translations line by line",
         )
-        pairs = [(source, target) for (_, source), (_, target) in zip(sources, targets, strict=True)]
+        pairs = [(source.strip(), target.strip()) for (_, source), (_, target) in zip(sources, targets, strict=True)]
     for number, pair in enumerate(pairs, start=1):
         check(all(pair), f"{paths}, pair {number}: one of its sentences is empty; mend the file, or leave the pair out")
     say(f"{paths}: {len(pairs)} pairs")
@@ -38,7 +38,7 @@ def load_sources(paths, lowercase=False):
     """[(source, target or None)]: as `load_pairs`, or the lines of a file without tabs, which has no translations."""
     names = split_names(paths)
     if len(names) == 1 and not any("\t" in line for _, line in _lines(names[0])):
-        sources = [line for _, line in _lines(names[0])]
+        sources = [line.strip() for _, line in _lines(names[0])]
         for number, line in enumerate(sources, start=1):
             check(line, f"{paths}, line {number} is empty: there is nothing to translate; leave it out")
         say(f"{paths}: {len(sources)} sentences without translations")
@@ -58,7 +58,7 @@ def _halves(line, path, number):
 def _lines(path):
     """(number, line) of every line of a text file; blank lines at its end do not count."""
     lines = read_text(path).rstrip("\n").split("\n")
-    return [(number, line.strip(" \r")) for number, line in enumerate(lines, start=1)]
+    return list(enumerate(lines, start=1))
 
 
 def warn_of_known(pairs, training, path):
