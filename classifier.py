@@ -19,7 +19,6 @@ from collections import Counter
 from dataclasses import dataclass
 
 import torch
-from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from cli.script import say
@@ -27,12 +26,13 @@ from cli.tables import format_table
 from config import CLASSES
 from datasets import LengthGroupedBatches, SentimentDataset, SentimentTestDataset, load_sentiment_data
 from datasets.batching import run_in_parts
+from datasets.tsv import format_answers
 from errors import UserError
 from evaluation import accuracy, bag_of_words, macro_f1, predict_sentiment
 from files import check_writable, write_text
 from models.sentiment_gpt import SentimentGPT
 from training.assembly import assemble, load_trained, open_session
-from training.processes import in_first_process
+from training.processes import in_first_process, predict_rows
 from training.runs import content_hash
 
 TASK = "classifier"
@@ -96,11 +96,12 @@ def train_and_predict(name, session, rows):
         figures = load_trained(model, run, accelerator) | trained
     if settings.inference.merge:
         tuned.merge()
-    answers = {}
+    answers, batch_size = {}, settings.inference.eval_batch_size
     for split, dataset in (("dev", dev), ("test", test)):
         path = settings.output(name, split)
-        answers[path] = predict(model, dataset, settings.inference.eval_batch_size, accelerator, path)
-        in_first_process(write_text, path, format_predictions(dataset.ids, answers[path], CLASSES[name]))
+        answers[path] = predict_rows(predict_sentiment, model, dataset, batch_size, accelerator, path)
+        text = format_answers("Predicted_Sentiment", dataset.ids, answers[path], range(CLASSES[name]))
+        in_first_process(write_text, path, text)
     if not accelerator.is_main_process:
         return {}
     scores = score(name, rows, dev, answers[settings.output(name, "dev")])
@@ -127,7 +128,8 @@ def begin_and_train(name, session, tuned, model, rows, dev):
             keep_vectors(model, dataset, settings.inference.eval_batch_size, accelerator)
 
     def evaluate(model):
-        answers = predict(model, dev, settings.inference.eval_batch_size, accelerator, "dev")
+        batch_size = settings.inference.eval_batch_size
+        answers = predict_rows(predict_sentiment, model, dev, batch_size, accelerator, "dev")
         figures = dev_figures(dev, answers)
         return {"score": figures["dev accuracy"]} | figures
 
@@ -155,26 +157,9 @@ def class_loss(model, batch):
     return model(batch["token_ids"], batch["attention_mask"], labels=batch["labels"], vectors=batch.get("vectors"))
 
 
-def predict(model, dataset, batch_size, accelerator, description):
-    """{id: class} for every row of the dataset; the processes share the work."""
-    rank, world = accelerator.process_index, accelerator.num_processes
-    batches = LengthGroupedBatches(dataset, batch_size, rank=rank, world=world)
-    with accelerator.autocast():
-        bar = tqdm(batches, desc=description, unit="batch", leave=False, disable=None)
-        ids, predictions = predict_sentiment(bar, model, accelerator.device)
-    return dict(gather_object(list(zip(ids, predictions, strict=True))))
-
-
 def dev_figures(dev, answers):
     predictions = [answers[identifier] for identifier in dev.ids]
     return {"dev accuracy": accuracy(predictions, dev.labels), "dev macro-F1": macro_f1(predictions, dev.labels)}
-
-
-def format_predictions(ids, answers, classes):
-    """The course's hand-in format: every id once, in the input's order. answers: {id: class}."""
-    if len(set(ids)) != len(ids) or answers.keys() != set(ids) or not set(answers.values()) <= set(range(classes)):
-        raise RuntimeError(f"{len(answers)} answers for {len(ids)} ids: not one for each, or none of {classes} classes")
-    return "id \t Predicted_Sentiment \n" + "".join(f"{identifier}, {answers[identifier]} \n" for identifier in ids)
 
 
 def score(name, rows, dev, answers):

@@ -23,6 +23,7 @@ MODEL_SIZES = {  # name: (hub repository, hidden_size, num_hidden_layers, num_at
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "embedding_dropout_prob")  # of GPT2Config
 LINEAR_NAMES = ("query", "key", "value", "attention_dense", "interm_dense", "out_dense")  # the six linears of a layer
 LINEARS = ("linear", LINEAR_NAMES)
+SCHEDULES = ("constant", "linear", "cosine", "inverse_sqrt")
 
 
 @dataclass
@@ -57,6 +58,24 @@ class GPT2Config:
         return cls(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads)
 
 
+@dataclass
+class TransformerConfig:
+    """Shape and constants of an encoder-decoder Transformer (Vaswani et al. 2017). wiring, tied_embeddings,
+    layer_teacher_forcing: as in TransformerShape."""
+
+    vocab_size: int
+    hidden_size: int = 128
+    num_hidden_layers: int = 4  # of the encoder, and of the decoder
+    num_attention_heads: int = 4
+    intermediate_size: int = 256
+    layer_norm_eps: float = 1e-5
+    hidden_dropout_prob: float = 0.3
+    attention_probs_dropout_prob: float = 0.0
+    wiring: str = "base"
+    tied_embeddings: str = "all"
+    layer_teacher_forcing: float = 0.0
+
+
 # --- what the tasks share ---------------------------------------------------------------------------------------------
 
 
@@ -78,7 +97,6 @@ class StepSettings(Settings, training_only=True, from_flags="when predicting"):
     seed: int = flag(
         11711, "of batches, dropout and sampling; the same seed gives the same run", "[0, inf)", training_only=False
     )
-    batch_size: int = flag(8, "rows a step (on every device)", "[1, inf)")
     lr: float | None = flag(
         None,
         "peak learning rate; by default the method's own (full 1e-5, LoRA 2e-4)",
@@ -86,7 +104,7 @@ class StepSettings(Settings, training_only=True, from_flags="when predicting"):
         free_on_resume="after divergence",
     )
     weight_decay: float = flag(0.0, "decoupled weight decay, never on biases and LayerNorm", "[0, inf)")
-    schedule: str = flag("linear", "learning rate after the warm-up", ("constant", "linear", "cosine"))
+    schedule: str = flag("linear", "learning rate after the warm-up", SCHEDULES)
     warmup_ratio: float = flag(0.05, "share of all steps over which the learning rate rises from 0", "[0, 1]")
     gradient_accumulation: int = flag(1, "batches whose gradients are added up before each step", "[1, inf)")
     save_minutes: float = flag(
@@ -110,6 +128,7 @@ class StepSettings(Settings, training_only=True, from_flags="when predicting"):
 class TrainingSettings(StepSettings):
     """training"""
 
+    batch_size: int = flag(8, "rows a step (on every device)", "[1, inf)")
     epochs: int = flag(10, "passes over the training data", "[1, inf)", free_on_resume=True)
     patience: int = flag(
         0, "stop after so many epochs without a better score; 0: never", "[0, inf)", free_on_resume=True
@@ -320,7 +339,11 @@ TAG_SETS = ("penn", "universal", "content", "word")  # of the templates, ever co
 class SonnetData(Settings, from_flags="when predicting"):
     """data"""
 
-    sonnet_path: str = flag("data/sonnets.txt", "training sonnets", free_on_resume=True)
+    sonnet_path: str = flag(
+        "data/sonnets.txt",
+        "training sonnets: the course's layout, or a .csv or .tsv with a column of them",
+        free_on_resume=True,
+    )
     held_out_sonnet_path: str = flag(
         "data/sonnets_held_out.txt", "prompts: sonnets of three lines to be completed", free_on_resume=True
     )
@@ -445,6 +468,7 @@ class ParaphraseData(Settings, from_flags="when predicting"):
 
 
 EDA, BACK_TRANSLATION = (("augment", name) for name in ("eda", "back_translation"))
+EDA_OPERATIONS = ("synonyms", "insertion", "swap", "deletion")
 
 
 class AugmentationSettings(Settings):
@@ -455,6 +479,15 @@ class AugmentationSettings(Settings):
         "eda: a few words of every question replaced, inserted, swapped or left out (Wei & Zou 2019); "
         "back_translation: every question translated and translated back (Sennrich et al. 2016)",
         ("eda", "back_translation"),
+    )
+    augment_count: int | None = flag(
+        None,
+        "change so many of the training pairs, drawn at random; by default all of them",
+        "[1, inf)",
+        requires=("augment", "eda", "back_translation"),
+    )
+    eda_operations: tuple = flag(
+        EDA_OPERATIONS, "what may happen to a question; one of these is drawn for each", EDA_OPERATIONS, requires=EDA
     )
     eda_alpha: float = flag(0.1, "share of a question's words that changes", "(0, 1]", requires=EDA)
     eda_copies: int = flag(1, "changed copies of every pair", "[1, inf)", requires=EDA)
@@ -479,6 +512,8 @@ class AugmentationSettings(Settings):
 
     def relate(self):
         self.augment = tuple(dict.fromkeys(self.augment))
+        self.eda_operations = tuple(name for name in EDA_OPERATIONS if name in self.eda_operations)
+        check(self.eda_operations, f"--eda_operations is empty; choose from {', '.join(EDA_OPERATIONS)}")
 
 
 class HeadSettings(Settings):
@@ -682,6 +717,18 @@ class ShapeSettings(Settings):
         )
 
 
+def _check_stretches(settings):
+    check(
+        settings.steps % settings.eval_every == 0,
+        f"--steps {settings.steps} is no multiple of --eval_every {settings.eval_every}: choose one",
+    )
+
+
+def _stretches(settings):
+    """For the training loop an epoch is the stretch between two measurements."""
+    return settings.steps // settings.eval_every
+
+
 class PretrainingSettings(StepSettings):
     """training"""
 
@@ -694,21 +741,13 @@ class PretrainingSettings(StepSettings):
         1.5e-3, "peak; smaller for larger models (GPT-2 small: 6e-4)", "(0, inf)", free_on_resume="after divergence"
     )
     weight_decay: float = flag(0.1, "decoupled weight decay, never on biases and LayerNorm", "[0, inf)")
-    schedule: str = flag("cosine", "learning rate after the warm-up", ("constant", "linear", "cosine"))
+    schedule: str = flag("cosine", "learning rate after the warm-up", SCHEDULES)
     beta2: float = flag(0.99, "AdamW's decay rate of the squared gradients; smaller forgets sooner", "[0, 1)")
 
     def relate(self):
-        check(
-            self.steps % self.eval_every == 0,
-            f"--steps {self.steps} is no multiple of --eval_every {self.eval_every}: choose one",
-        )
+        _check_stretches(self)
 
-    @property
-    def epochs(self):
-        """For the training loop an epoch is the stretch between two measurements."""
-        return self.steps // self.eval_every
-
-    patience = 0  # no field: pre-training always takes all its steps
+    epochs, patience = property(_stretches), 0  # no fields: all steps are always taken
 
 
 class PretrainSettings(Script):
@@ -717,4 +756,129 @@ class PretrainSettings(Script):
     data: CorpusData = group(CorpusData)
     shape: ShapeSettings = group(ShapeSettings)
     training: PretrainingSettings = group(PretrainingSettings)
+    run: RunSettings = group(RunSettings)
+
+
+# --- translation.py ---------------------------------------------------------------------------------------------------
+
+
+class TranslationData(Settings):
+    """data: a tab-separated file (sentence, translation), or two files as SOURCE,TARGET; .gz is read, too"""
+
+    train_pairs: str = flag("data/sample/translation-train.tsv", "pairs to train on", free_on_resume=True)
+    dev_pairs: str = flag("data/sample/translation-dev.tsv", "pairs whose loss is measured", free_on_resume=True)
+    test_pairs: str = flag(
+        "data/sample/translation-test.tsv",
+        "pairs to translate and to score or, a sentence a line, only to translate",
+        free_on_resume=True,
+    )
+    translation_out: str = flag(
+        "predictions/translation-test.txt",
+        "where the translations go",
+        free_on_resume=True,
+        from_flags="when predicting",
+    )
+
+    def relate(self):
+        check_outputs(self, ("translation_out",))
+
+
+class PairTextSettings(Settings):
+    """text"""
+
+    vocab_size: int = flag(1000, "tokens of the byte-level BPE that both languages share", "[257, inf)")
+    lowercase: bool = flag(False, "lower-case both languages, as some published scores do")
+    max_length: int = flag(256, "tokens of a sentence; training leaves longer pairs out", "[1, inf)")
+
+
+class TransformerShape(Settings):
+    """model"""
+
+    model: str = flag(
+        "base",
+        "base: decoder layers attend to the last encoder layer (Vaswani et al. 2017); parallel: decoder layer i to "
+        "encoder layer i",
+        ("base", "parallel"),
+    )
+    layer_teacher_forcing: float = flag(
+        0.0,
+        "while training, the share of sentences for which a decoder layer gets the target's embedding in place of the "
+        "layer below",
+        "[0, 1]",
+        zero="off",
+        training_only=True,
+    )
+    layers: int = flag(2, "layers of the encoder, and of the decoder", "[1, inf)")
+    hidden_size: int = flag(96, "width", "[2, inf)")
+    heads: int = flag(4, "attention heads", "[1, inf)")
+    ffn_size: int = flag(256, "width of the feed-forward sublayers", "[1, inf)")
+    tied_embeddings: str = flag(
+        "all",
+        "all: source, target and output share one matrix; target: target and output do; none",
+        ("all", "target", "none"),
+    )
+    dropout: float = flag(0.1, "dropout of embeddings and sublayers", "[0, 1)")
+    attention_dropout: float = flag(0.0, "dropout of the attention's weights", "[0, 1)")
+
+    def relate(self):
+        check(
+            self.hidden_size % (2 * self.heads) == 0,
+            f"--hidden_size {self.hidden_size} is no multiple of twice --heads {self.heads}: choose one",
+        )
+
+
+class TranslationTraining(StepSettings):
+    """training"""
+
+    steps: int = flag(1000, "optimizer steps in all", "[1, inf)")
+    eval_every: int = flag(100, "steps between two measurements on the dev pairs", "[1, inf)")
+    batch_tokens: int = flag(
+        1024, "tokens of a batch, on every device: rows times the longest sentence, on the longer side", "[1, inf)"
+    )
+    label_smoothing: float = flag(0.1, "share of the target that goes to all tokens alike", "[0, 1)")
+    average: int = flag(
+        3, "translate with the mean weights of the last so many measurements; 1: with those of the best one", "[1, inf)"
+    )
+    lr: float = flag(4e-3, "peak", "(0, inf)", free_on_resume="after divergence")
+    schedule: str = flag("inverse_sqrt", "learning rate after the warm-up", SCHEDULES)
+    warmup_ratio: float = flag(0.15, "share of all steps over which the learning rate rises from 0", "[0, 1]")
+    max_grad_norm: float = flag(0.0, "clip the gradient to this norm; 0 switches clipping off", "[0, inf)")
+    beta2: float = flag(0.98, "AdamW's decay rate of the squared gradients; smaller forgets sooner", "[0, 1)")
+
+    def relate(self):
+        _check_stretches(self)
+
+    epochs, patience = property(_stretches), 0
+
+
+class TranslationDecoding(Settings, free_on_resume=True, from_flags="when predicting"):
+    """decoding"""
+
+    decode: str = flag(
+        "beam", "beam: search for the most probable text; greedy: the most probable token", ("beam", "greedy")
+    )
+    beams: int = flag(5, "beams a sentence", "[1, inf)", requires=BEAM)
+    length_penalty: float = flag(
+        1.0, "a log-probability is divided by the length to this power: larger, longer", "(-inf, inf)", requires=BEAM
+    )
+    eval_batch_size: int = flag(320, "rows (sentences times beams) a batch", "[1, inf)")
+    bleu_tokenize: str = flag("13a", "sacrebleu's tokenisation for BLEU", ("13a", "intl", "char", "zh", "none"))
+
+    @property
+    def decoding(self):
+        """The DecodingSettings of the decoders."""
+        if self.decode == "greedy":
+            return DecodingSettings(decode="greedy", temperature=0.0)
+        return DecodingSettings(decode="beam", beams=self.beams, length_penalty=self.length_penalty)
+
+
+class TranslationSettings(Script):
+    """Train a Transformer on pairs of sentences from nothing, translate, and score with BLEU. Without any flag: English
+    to Korean, on the small sample that comes with the project."""
+
+    data: TranslationData = group(TranslationData)
+    text: PairTextSettings = group(PairTextSettings)
+    shape: TransformerShape = group(TransformerShape)
+    training: TranslationTraining = group(TranslationTraining)
+    decoding: TranslationDecoding = group(TranslationDecoding)
     run: RunSettings = group(RunSettings)

@@ -1,5 +1,7 @@
 """The errors that users meet."""
 
+LONGEST = 800  # characters of a message; of a longer one, which quotes something endless, the middle is left out
+
 
 class UserError(Exception):
     """Something the user can mend. Its text is one line: what is wrong, what to do. Scripts exit with `exit_code`."""
@@ -8,6 +10,7 @@ class UserError(Exception):
 
     def __init__(self, message=""):
         line = " ".join(str(message).splitlines())  # what a file holds may have line ends, or codes for terminals
+        line = line if len(line) <= LONGEST else f"{line[: LONGEST - 305]} ... {line[-300:]}"
         super().__init__("".join(mark if mark.isprintable() else "\ufffd" for mark in line))
 
 

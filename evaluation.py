@@ -1,4 +1,4 @@
-"""Scores: accuracy, macro-F1, perplexity, and chrF (Popovic 2015, by sacrebleu) with the floors that it needs.
+"""Scores: accuracy, macro-F1, perplexity, BLEU, and chrF (Popovic 2015, by sacrebleu), with the floors they need.
 
 chrF over whole sonnets rewards the three lines that were given: the prompt alone already has some, and the prompt plus
 the end of any training sonnet nearly as much as a good model. So a chrF is only reported beside those floors.
@@ -7,14 +7,15 @@ the end of any training sonnet nearly as much as a good model. So a chrF is only
 import math
 import random
 import statistics
+from collections import Counter, defaultdict
 
 import torch
-from sacrebleu.metrics import CHRF
+from sacrebleu.metrics import BLEU, CHRF
 
-from config import ANSWERS
+from config import ANSWERS, SonnetData
 from datasets.batching import run_in_parts
-from datasets.sonnets import SONNET_LINES, head_of, lines_of, tail_of
-from errors import Diverged, UserError
+from datasets.sonnets import SONNET_LINES, head_of, lines_of, load_sonnets, tail_of
+from errors import Diverged, UserError, check
 
 
 def accuracy(predictions, truths):
@@ -54,10 +55,15 @@ def predict_paraphrase(loader, model, device):
 
     The model may put out two logits (no, yes) or, as the course's skeleton does, logits over the whole vocabulary.
     """
+    return _predict(_answers, loader, model, device)
+
+
+def _predict(answers_of, loader, model, device):
+    """(ids, what answers_of(model, batch, device) gives for their rows) over a loader's batches."""
     model.eval()
     ids, predictions = [], []
     for batch in loader:
-        parts = run_in_parts(lambda part: _answers(model, part, device), batch)
+        parts = run_in_parts(lambda part: answers_of(model, part, device), batch)
         predictions += [answer for part in parts for answer in part]
         ids += batch["sent_ids"]
     return ids, predictions
@@ -100,16 +106,29 @@ def model_eval_paraphrase(loader, model, device):
     return accuracy(predictions, truths), macro_f1(predictions, truths), predictions, truths, ids
 
 
+def model_test_paraphrase(loader, model, device):
+    """(predictions, ids) over a loader without labels, the predictions as token ids: what the course's scripts call."""
+    ids, predictions = predict_paraphrase(loader, model, device)
+    return predictions, ids
+
+
+def test_sonnet(test_path=SonnetData.sonnet_dev_out, gold_path=SonnetData.gold_sonnet_path):
+    """The course's score: the chrF of a file of generated sonnets against the whole ones, the given lines included.
+
+    What such a figure is worth, `sonnet_floors` says. Raises UserError where one file holds more than the other.
+    """
+    generated, gold = load_sonnets(test_path), load_sonnets(gold_path)
+    pairs = len(generated) == len(gold)
+    check(
+        pairs, f"{test_path} holds {len(generated)} sonnets, {gold_path} {len(gold)}: give files that belong together"
+    )
+    return chrf(generated, gold)
+
+
 @torch.no_grad()
 def predict_sentiment(loader, model, device):
     """(ids, predictions) over a loader's batches; predictions are classes, 0, 1, ..."""
-    model.eval()
-    ids, predictions = [], []
-    for batch in loader:
-        parts = run_in_parts(lambda part: _classes(model, part, device), batch)
-        predictions += [label for part in parts for label in part]
-        ids += batch["sent_ids"]
-    return ids, predictions
+    return _predict(_classes, loader, model, device)
 
 
 def _classes(model, batch, device):
@@ -167,6 +186,29 @@ def bag_of_words(training, sentences):
 def chrf(hypotheses, references):
     """Corpus chrF (character n-grams up to 6, beta 2), in [0, 100]."""
     return CHRF().corpus_score(hypotheses, [references]).score
+
+
+def bleu(hypotheses, references, tokenize="13a"):
+    """(corpus BLEU-4 in [0, 100], sacrebleu's signature) (Papineni et al. 2002; Post 2018)."""
+    metric = BLEU(tokenize=tokenize)
+    return metric.corpus_score(hypotheses, [references]).score, str(metric.get_signature())
+
+
+def translation_floors(pairs, training):
+    """Translations that take no model: {name: [text]}: the source itself, and the translation of the training sentence
+    that shares the largest share of words with it (Jaccard; the first of equals)."""
+    postings, bags = defaultdict(list), [set(source.split()) for source, _ in training]
+    for place, bag in enumerate(bags):
+        for word in bag:
+            postings[word].append(place)
+    nearest = []
+    for source, _ in pairs:
+        bag = set(source.split())
+        shared = Counter(place for word in bag for place in postings[word])
+        best = max(shared, key=lambda place: (shared[place] / len(bag | bags[place]), -place), default=0)
+        nearest.append(training[best][1] if training else "")
+    floors = {"source as it is": [source for source, _ in pairs]}
+    return floors | ({"nearest training sentence": nearest} if training else {})
 
 
 def score_sonnets(generated, gold):

@@ -1,6 +1,7 @@
-"""Look at a run, merge it into a plain model, and carry tuned tensors to peft and back.
+"""Look at a run, switch between runs, merge one into a plain model, and carry tuned tensors to peft and back.
 
 python exchange.py show RUN                     what was tuned, on what, with how many parameters
+python exchange.py switch RUN RUN ...           what moving between runs on one base costs, and that it is exact
 python exchange.py merge RUN --out FOLDER       a whole GPT-2 that plain transformers opens
 python exchange.py export RUN --out FOLDER      peft's folder format, for Hugging Face GPT-2
 python exchange.py import FOLDER --run_dir RUN --task sonnet_generation --model_path MODEL
@@ -17,8 +18,9 @@ TASKS = ("sonnet_generation", "paraphrase_detection")
 
 def parse(arguments=None):
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("show", "merge", "export", "import"))
+    parser.add_argument("action", choices=("show", "switch", "merge", "export", "import"))
     parser.add_argument("source", help="a run folder; for import a peft folder")
+    parser.add_argument("others", nargs="*", help="switch: more run folders, on the same base model")
     parser.add_argument("--out", help="merge, export: the folder to write")
     parser.add_argument("--run_dir", help="import: the run folder to make")
     parser.add_argument("--task", choices=TASKS, default=TASKS[0], help="import: the script of the run")
@@ -33,28 +35,28 @@ if __name__ == "__main__":  # before the heavy imports, so that --help and typin
 import contextlib
 import os
 import shutil
+import statistics
+import time
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 
-from cli.flags import settings_from_dict
 from cli.tables import format_table
-from config import CLASSES, ClassifierSettings, ParaphraseSettings, SonnetSettings
 from errors import UserError, check
 from files import check_writable, sync_folder
 from formats.hub import TOKENIZER_FILES, find_model
 from formats.hugging_face import read_config, save_pretrained
 from formats.peft import read_folder, write_folder
-from models.paraphrase_gpt import ParaphraseGPT
-from models.sentiment_gpt import SentimentGPT
-from models.sonnet_gpt import SonnetGPT
+from models.gpt2 import GPT2Model
 from training.assembly import assemble
 from training.runs import Run, check_base
+from training.tasks import SETTINGS, Tasks, read_run, task_model
 from tuning.portable import from_peft, prompt_tensors, to_peft
 from tuning.register import default_learning_rate
 from tuning.state import count_parameters, load_tuning, trainable_state_dict
 
-SETTINGS = dict(zip(TASKS, (SonnetSettings, ParaphraseSettings), strict=True)) | {"classifier": ClassifierSettings}
+ROUNDS = 20  # of switching, for the median
 
 
 def main(options):
@@ -64,7 +66,9 @@ def main(options):
         target = Path(getattr(options, needed))
         check_writable(target / "file")
         check(not target.exists() or not any(target.iterdir()), f"--{needed}: {target} is not empty: choose another")
-    {"show": show, "merge": merge_run, "export": export_run, "import": import_folder}[options.action](options)
+    check(options.action == "switch" or not options.others, f"{options.action} takes one folder, not several")
+    actions = {"show": show, "switch": switch_runs, "merge": merge_run, "export": export_run, "import": import_folder}
+    actions[options.action](options)
 
 
 @contextlib.contextmanager
@@ -101,26 +105,12 @@ def open_tuned(source, model_path=None, model_size=None):
 
     model_path, model_size: the base model, where it is not where the run found it. Raises UserError.
     """
-    run = Run(Path(source))
-    record = run.record()
-    check(record["task"] in SETTINGS, f"{source} is a run of {record['task']}, which tunes nothing")
-    settings = settings_from_dict(SETTINGS[record["task"]], record["settings"])
-    settings.model.model_path = model_path or (None if model_size else settings.model.model_path)
-    settings.model.model_size = model_size or settings.model.model_size
-    settings.training.precision, settings.inference.merge = "fp32", False  # what is carried on is not rounded
+    run, record, settings = read_run(source, model_path, model_size)
     tuned = assemble(settings, with_tokenizer=False)
     check_base(record, tuned.fingerprint, source)
     model = task_model(tuned.gpt2, settings, record.get("part"))
     score = run.load_best(model)
     return tuned, model.eval(), settings, score
-
-
-def task_model(gpt2, settings, part=None):
-    if isinstance(settings, ClassifierSettings):
-        return SentimentGPT(gpt2, CLASSES[part], settings.head, settings.pooling)
-    if isinstance(settings, ParaphraseSettings):
-        return ParaphraseGPT(gpt2, settings.head, settings.pooling)
-    return SonnetGPT(gpt2)
 
 
 def show(options):
@@ -141,6 +131,45 @@ def show(options):
         shapes.setdefault((last, tuple(tensor.shape)), []).append(name)
     rows |= {f"{len(names)} x {last}": str(list(shape)) for (last, shape), names in shapes.items()}
     print(format_table(rows), end="")
+
+
+@torch.no_grad()
+def switch_runs(options):
+    """Print what switching between runs costs, beside loading a model, and whether coming back is exact."""
+    runs = dict.fromkeys([options.source, *options.others])
+    tasks = Tasks({run: run for run in runs}, options.model_path, options.model_size)
+    vocabulary, length = tasks.base.config.vocab_size, min(32, tasks.base.config.max_position_embeddings // 2)
+    ids = torch.randint(vocabulary, (2, length), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    base = tasks.base(ids, mask)["last_hidden_state"]
+    first, seconds, exact = {}, {run: [] for run in runs}, dict.fromkeys(runs, True)
+    for round_ in range(ROUNDS):
+        for run in runs:
+            start = time.perf_counter()
+            model = tasks.switch(run)
+            seconds[run].append(time.perf_counter() - start)
+            if round_ in (0, ROUNDS - 1):
+                exact[run] &= torch.equal(model(ids, mask), first.setdefault(run, model(ids, mask)))
+    same = torch.equal(tasks.switch(None)(ids, mask)["last_hidden_state"], base)
+    loading = statistics.median(_time_of(GPT2Model.from_pretrained, str(tasks.folder)) for _ in range(3))
+    rows = {
+        run: {
+            "to switch": f"{1000 * statistics.median(seconds[run]):.2f} ms",
+            "to load a model": f"{1000 * loading:.0f} ms",
+            "bytes of its own": f"{tasks.bytes(run):,}",
+            "the same after coming back": "bit for bit" if exact[run] else "no",
+        }
+        for run in runs
+    }
+    size = sum(p.numel() * p.element_size() for p in tasks.base.parameters())
+    print(format_table(rows), end="")
+    print(f"the base, {tasks.folder}: {size:,} bytes, at the end {'bit for bit' if same else 'not'} as it was loaded")
+
+
+def _time_of(function, *arguments):
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
 
 
 def merge_run(options):

@@ -1,9 +1,11 @@
 """Files: read with clear errors, written whole or not at all, and on the disk before they count as written."""
 
 import contextlib
+import gzip
 import json
 import os
 import stat
+import zlib
 from pathlib import Path
 
 from errors import UserError, check
@@ -12,11 +14,16 @@ LONGEST_NAME = 255  # bytes of a file's name on nearly every file system
 
 
 def read_text(path):
-    """The text of a UTF-8 file (a byte-order mark is dropped), line ends as "\\n". Raises UserError."""
-    with _reading(path):
-        text = Path(path).read_text(encoding="utf-8-sig")
+    """The text of a UTF-8 file (a byte-order mark is dropped), line ends as "\\n"; .gz is unpacked. UserError."""
+    with _reading(path), _opened(path) as file:
+        text = file.read()
     check(text.strip(), f"{path} is empty: put the data there first")
     return text
+
+
+def _opened(path):
+    unpacks = Path(path).suffix == ".gz"
+    return gzip.open(path, "rt", encoding="utf-8-sig") if unpacks else Path(path).open(encoding="utf-8-sig")
 
 
 def read_blocks(path, size):
@@ -38,6 +45,8 @@ def _reading(path):
         raise UserError(f"{path} does not exist: check the path, or put the course's file there") from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder: give the file itself") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be unpacked ({error}): download it again, or give the text itself") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from error
     except UnicodeDecodeError as error:

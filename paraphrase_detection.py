@@ -13,24 +13,21 @@ if __name__ == "__main__":  # before the heavy imports, so that --help and typin
 
 from collections import Counter
 
-from accelerate.utils import gather_object
-from tqdm import tqdm
-
 from cli.script import say
 from cli.tables import format_table
 from config import ANSWERS
 from datasets import (
-    LengthGroupedBatches,
     ParaphraseDetectionDataset,
     ParaphraseDetectionTestDataset,
     load_paraphrase_data,
 )
 from datasets.augmentation import augment, check_augmentation, describe, format_rows
+from datasets.tsv import format_answers
 from evaluation import accuracy, answer_token, macro_f1, predict_paraphrase
 from files import check_writable, write_text
 from models.paraphrase_gpt import ParaphraseGPT
 from training.assembly import assemble, load_trained, open_session
-from training.processes import in_first_process
+from training.processes import in_first_process, predict_rows
 from training.runs import content_hash
 
 TASK = "paraphrase_detection"
@@ -60,10 +57,11 @@ def main(settings, given):
         figures = load_trained(model, run, accelerator) | trained
     if settings.inference.merge:
         tuned.merge()
-    answers = {}
+    answers, batch_size = {}, settings.inference.eval_batch_size
     for path, dataset in ((data.para_dev_out, dev), (data.para_test_out, test)):
-        answers[path] = predict(model, dataset, settings.inference.eval_batch_size, accelerator, path)
-        in_first_process(write_text, path, format_predictions(dataset.ids, answers[path]))
+        answers[path] = predict_rows(predict_paraphrase, model, dataset, batch_size, accelerator, path)
+        text = format_answers("Predicted_Is_Paraphrase", dataset.ids, answers[path], ANSWERS.values())
+        in_first_process(write_text, path, text)
     if accelerator.is_main_process:
         figures |= report(dev, answers[data.para_dev_out], data, answers[data.para_test_out])
         say("\n" + format_table(figures, "Paraphrase detection"), end="")
@@ -87,7 +85,8 @@ def begin_and_train(session, tuned, model, train_rows, dev, dev_rows):
         in_first_process(write_text, session.run.folder / "augmented.csv", format_rows(more_rows))
 
     def evaluate(model):
-        answers = predict(model, dev, settings.inference.eval_batch_size, accelerator, "dev")
+        batch_size = settings.inference.eval_batch_size
+        answers = predict_rows(predict_paraphrase, model, dev, batch_size, accelerator, "dev")
         figures = dev_figures(dev, answers)
         return {"score": figures["dev accuracy"]} | figures
 
@@ -113,27 +112,10 @@ def answer_loss(model, batch):
     return model(batch["token_ids"], batch["attention_mask"], labels=batch["labels"])
 
 
-def predict(model, dataset, batch_size, accelerator, description):
-    """{id: answer} for every row of the dataset; the processes share the work."""
-    rank, world = accelerator.process_index, accelerator.num_processes
-    batches = LengthGroupedBatches(dataset, batch_size, rank=rank, world=world)
-    with accelerator.autocast():
-        bar = tqdm(batches, desc=description, unit="batch", leave=False, disable=None)
-        ids, predictions = predict_paraphrase(bar, model, accelerator.device)
-    return dict(gather_object(list(zip(ids, predictions, strict=True))))
-
-
 def dev_figures(dev, answers):
     truths = [answer_token(label) for label in dev.labels]
     predictions = [answers[identifier] for identifier in dev.ids]
     return {"dev accuracy": accuracy(predictions, truths), "dev macro-F1": macro_f1(predictions, truths)}
-
-
-def format_predictions(ids, answers):
-    """The course's hand-in format: every id once, in the input's order. answers: {id: token id of "no" or "yes"}."""
-    if len(set(ids)) != len(ids) or answers.keys() != set(ids) or not set(answers.values()) <= set(ANSWERS.values()):
-        raise RuntimeError(f"{len(answers)} answers for {len(ids)} ids: not one for each, or other than no and yes")
-    return "id \t Predicted_Is_Paraphrase \n" + "".join(f"{identifier}, {answers[identifier]} \n" for identifier in ids)
 
 
 def report(dev, dev_answers, data, test_answers):

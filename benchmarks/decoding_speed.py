@@ -16,7 +16,7 @@ from cli.script import run_script
 from config import DecodingSettings, GPT2Config
 from datasets import load_sonnets, load_tokenizer
 from datasets.sonnets import head_of
-from decoding import Rules, beam_search, generate, row_streams
+from decoding import GPT2Steps, Rules, beam_search, generate, row_streams
 from decoding.template import Lexicon, load_tagger
 from decoding.writer import SonnetWriter
 from models.gpt2 import GPT2Model
@@ -28,9 +28,13 @@ def beam_variants(options):
     gpt2 = GPT2Model(GPT2Config()).eval()
     prompts = torch.randint(50257, (12, 32)).tolist()
     rules = Rules(DecodingSettings(max_new_tokens=options.new_tokens, beams=4))
+
+    def steps(prompts):
+        return GPT2Steps(gpt2, prompts, options.new_tokens)
+
     variants = {
-        "48 samples": lambda: generate(gpt2, prompts * 4, rules, row_streams(0, range(48))),
-        "12 prompts x 4 beams": lambda: beam_search(gpt2, prompts, rules),
+        "48 samples": lambda: generate(steps(prompts * 4), prompts * 4, rules, row_streams(0, range(48))),
+        "12 prompts x 4 beams": lambda: beam_search(steps(prompts), prompts, rules),
     }
     return variants, dict.fromkeys(variants, 48 * options.new_tokens)
 

@@ -17,7 +17,7 @@ import transformers
 from benchmarks.rounds import report, time_rounds
 from benchmarks.train_step import transformers_model
 from config import DecodingSettings, GPT2Config
-from decoding import Rules, generate, row_streams
+from decoding import GPT2Steps, Rules, generate, row_streams
 from models.gpt2 import GPT2Model
 
 TEMPERATURE, TOP_P = 1.2, 0.9
@@ -63,7 +63,12 @@ def main():
     options = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0, "pad_token_id": 50256}
     options |= {"max_new_tokens": flags.new_tokens, "min_new_tokens": flags.new_tokens}
     variants = {
-        "ours": lambda: generate(ours, prompts.tolist(), rules, row_streams(0, range(flags.prompts))),
+        "ours": lambda: generate(
+            GPT2Steps(ours, prompts.tolist(), flags.new_tokens),
+            prompts.tolist(),
+            rules,
+            row_streams(0, range(flags.prompts)),
+        ),
         "transformers.generate": lambda: theirs.generate(prompts, attention_mask=torch.ones_like(prompts), **options),
         "the course's loop, no cache": lambda: course_loop(ours, prompts, flags.new_tokens),
     }

@@ -1,4 +1,4 @@
-"""Dataclasses <-> flags <-> JSON, and what a saved run overrides.
+"""Dataclasses <-> flags <-> JSON, a file of settings, and what a saved run overrides.
 
 A group of flags is a dataclass derived from `Settings`, each of its fields a line made by `flag`. That line is all that
 is ever said of a setting: its default, help, bounds and choices, what it requires, whether it may change on --resume.
@@ -9,10 +9,12 @@ import argparse
 import dataclasses
 import math
 import os
+import re
 import typing
 from dataclasses import dataclass, field, fields
 from types import UnionType
 
+from cli.settings_file import read_settings
 from errors import UserError, check
 
 WIDTH = 110  # columns of --help
@@ -113,7 +115,7 @@ def _check_value(group, setting, value):
     check(fits, f"{name} must be {KINDS[kind]}, got {value!r}")
     if choices := setting.metadata.get("choices"):
         for one in value if kind is tuple else (value,):
-            check(one in choices, f"{name} must be one of {', '.join(choices)}, got {one!r}")
+            check(isinstance(one, str) and one in choices, f"{name} must be one of {', '.join(choices)}, got {one!r}")
     if bounds := setting.metadata.get("bounds"):
         wanted = (
             _in_words(bounds, option(group, setting, "zero")) if value not in (math.inf, -math.inf) else "be finite"
@@ -166,11 +168,25 @@ class FlagParser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists the flags)")
 
 
-def parse_flags(settings_class, arguments=None):
-    """Settings from the command line (or from a list of arguments).
+class Given(set):
+    """The names of the flags that were given, typed or not. files: {name: the file of --settings that it is from}."""
 
-    settings_class: a dataclass whose fields are groups. Returns (settings, given): `given` holds the names of the flags
-    that the user typed. Raises UserError.
+    def __init__(self, names=(), files=None):
+        super().__init__(names)
+        self.files = files or {}
+
+
+def called(name, given):
+    """What a given flag is called in a message."""
+    file = given.files.get(name) if isinstance(given, Given) else None
+    return f"{name} (of {file})" if file else f"--{name}"
+
+
+def parse_flags(settings_class, arguments=None):
+    """Settings from the command line (or from a list of arguments), and from the file that --settings names there.
+
+    settings_class: a dataclass whose fields are groups. Returns (settings, given): `given` (Given) holds the names of
+    the flags that were typed, or stand in the file. Raises UserError.
     """
     parser = FlagParser(
         description=settings_class.__doc__,
@@ -178,18 +194,76 @@ def parse_flags(settings_class, arguments=None):
         argument_default=argparse.SUPPRESS,  # absent flags stay absent: the dataclasses know the defaults
         allow_abbrev=False,
     )
+    parser.add_argument(
+        "--settings",
+        metavar="FILE",
+        help="more flags from a file, TOML (NAME = VALUE) or a run's settings.json; typed ones win",
+    )
     for group in sorted(fields(settings_class), key=lambda group: group.name != "data"):  # the data first
         section = parser.add_argument_group(group.type.__doc__)
         for setting in fields(group.type):
             spellings = [f"--{name}" for name in (setting.name, setting.metadata.get("also")) if name]
             section.add_argument(*spellings, **_argparse_options(setting))
-    given = vars(parser.parse_args(arguments))
-    _refuse_idle_flags(settings_class, given)
+    typed = vars(parser.parse_args(arguments))
+    file = typed.pop("settings", None)
+    read = _from_file(settings_class, file, typed) if file else {}
+    given = read | typed
     groups = {
         group.name: {s.name: given[s.name] for s in fields(group.type) if s.name in given}
         for group in fields(settings_class)
     }
-    return settings_from_dict(settings_class, groups), set(given)
+    try:
+        _refuse_idle_flags(settings_class, given)
+        settings = settings_from_dict(settings_class, groups)
+    except UserError as error:
+        subject = re.search(r"--(\w+)", str(error))
+        if not read or (subject and subject[1] in typed):
+            raise
+        raise UserError(f"{file}: {error}") from error
+    return settings, Given(given, dict.fromkeys(read, file))
+
+
+def _from_file(settings_class, path, typed):
+    """What a file of settings gives, {name: value}, but for what typed flags replace. Raises UserError."""
+    values, of_a_run = read_settings(path)
+    everything = _all_settings(settings_class)
+    found = {}
+    for name, value in values.items():
+        if name not in everything:
+            raise UserError(f"{path}: there is no flag --{name} here (--help lists the flags)")
+        group, setting = everything[name]
+        try:
+            value = _as_typed(group, setting, value)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        if of_a_run and (value == setting.default or option(group, setting, "from_flags") == "always"):
+            continue  # a run's record names every flag, and its own folder
+        replacing = {name, option(group, setting, "instead_of")} | _family(group, setting)
+        if not replacing & typed.keys():
+            found[name] = value
+    return found
+
+
+def _as_typed(group, setting, value):
+    """A value from a file as a typed flag would have it. Raises UserError."""
+    value = tuple(value) if setting.type is tuple and isinstance(value, list) else value
+    _check_value(group, setting, value)
+    try:
+        return float(value) if isinstance(value, int) and float in _kinds(setting) else value
+    except OverflowError as error:
+        raise UserError(f"--{setting.name} must be a number that a float can hold: give a smaller one") from error
+
+
+def _family(group, setting):
+    """A tuple setting and its shorthands, for any of them; of one without, nothing."""
+    whole = (option(group, setting, "shorthand_of") or [setting.name])[0]
+    short = {other.name for other in _shorthands(group, whole)}
+    return {whole} | short if short else set()
+
+
+def _all_settings(settings_class):
+    """{name: (its group's class, the field)} of every flag of a script."""
+    return {s.name: (group.type, s) for group in fields(settings_class) for s in fields(group.type)}
 
 
 def _argparse_options(setting):
@@ -197,6 +271,7 @@ def _argparse_options(setting):
     if setting.type is bool:
         return {"action": "store_true", "help": help_text}
     if setting.type is tuple:
+        help_text += f" (default: {' '.join(setting.default)})" if setting.default else ""
         return {"nargs": "+", "choices": tuple(setting.metadata["choices"]), "metavar": "NAME", "help": help_text}
     if setting.default not in (None, ""):
         help_text += f" (default: {setting.default})"
@@ -208,9 +283,7 @@ def _argparse_options(setting):
 
 
 def _refuse_idle_flags(settings_class, given):
-    everything = {
-        setting.name: (group.type, setting) for group in fields(settings_class) for setting in fields(group.type)
-    }
+    everything = _all_settings(settings_class)
     for name in everything.keys() & given.keys():
         requires = option(*everything[name], "requires")
         if requires and not set(_chosen(*everything[requires[0]], given)) & set(requires[1:]):
@@ -252,7 +325,8 @@ def refuse_training_flags(settings, given):
     for group in fields(settings):
         for setting in fields(group.type):
             if setting.name in given and option(group.type, setting, "training_only"):
-                raise UserError(f"--{setting.name} has no effect with --checkpoint, which trains nothing: leave it out")
+                flag = called(setting.name, given)
+                raise UserError(f"{flag} has no effect with --checkpoint, which trains nothing: leave it out")
 
 
 @dataclass(frozen=True)
@@ -309,7 +383,8 @@ def _agreed(group, saved, typed, how):
         elif name not in given:
             values[name] = value
         elif not how.is_free(group, setting) and typed[name] != value:
-            raise UserError(f"{how.source} was trained with {name} = {value}, not {typed[name]}: leave --{name} out")
+            flag = called(name, how.given)
+            raise UserError(f"{how.source} was trained with {name} = {value}, not {typed[name]}: leave {flag} out")
     return values
 
 
@@ -325,8 +400,7 @@ def _same_entries(group, saved, typed, how):
             )
             if set(ours) != set(theirs):
                 trained = " and ".join(theirs) or option(group, setting, "nothing")
-                raise UserError(
-                    f"{how.source} was trained with {trained}, not {' and '.join(ours)}: leave that flag out"
-                )
+                flags = " and ".join(called(name, how.given) for name in sorted(how.given & members))
+                raise UserError(f"{how.source} was trained with {trained}, not {' and '.join(ours)}: leave {flags} out")
             same |= members
     return same

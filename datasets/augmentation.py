@@ -9,17 +9,20 @@ import random
 import re
 from collections import Counter
 
+from cli.script import say
 from datasets import back_translation, eda
 from datasets.paraphrase import preprocess_string
+from errors import check
 
 
 def augment(rows, settings, seed, device="cpu"):
     """(new rows, counts) for training rows (sentence1, sentence2, label, id).
 
     settings: AugmentationSettings. counts: {method: {"made": n, "dropped": n}}. The same seed gives the same rows.
-    Raises UserError where a package, WordNet or a model is missing.
+    Raises UserError where a package, WordNet or a model is missing, or there are fewer rows than --augment_count.
     """
     new_rows, counts = [], {}
+    rows = drawn(rows, settings.augment_count, seed)
     for method in settings.augment:
         made, dropped = METHODS[method](rows, settings, seed, device)
         new_rows += made
@@ -27,22 +30,39 @@ def augment(rows, settings, seed, device="cpu"):
     return new_rows, counts
 
 
+def drawn(rows, count, seed):
+    """So many of the rows, drawn at random, in the order that they have; all of them for None. Raises UserError."""
+    if count is None:
+        return rows
+    check(count <= len(rows), f"--augment_count {count}: there are {len(rows)} training pairs; give a smaller number")
+    say(f"augmentation: {count} of {len(rows)} training pairs drawn (seed {seed})")
+    places = random.Random(f"{seed}-augment").sample(range(len(rows)), count)
+    return [rows[place] for place in sorted(places)]
+
+
 def check_augmentation(settings):
     """Raise UserError for what `augment` would miss, before a run is begun."""
     if "eda" in settings.augment:
-        eda.load_synonyms(settings.wordnet)
+        synonyms_for(settings)
     if "back_translation" in settings.augment:
         back_translation.check_packages()
         for name in (settings.bt_forward, settings.bt_backward):
             back_translation.MarianTranslator(name)  # fetches the model, if need be
 
 
+def synonyms_for(settings):
+    """WordNet's synonyms, or None where no chosen operation looks any up. Raises UserError."""
+    wanted = not eda.NEED_SYNONYMS.isdisjoint(settings.eda_operations)
+    return eda.load_synonyms(settings.wordnet) if wanted else None
+
+
 def by_eda(rows, settings, seed, device):
-    synonyms, made, dropped = eda.load_synonyms(settings.wordnet), [], 0
+    synonyms, made, dropped = synonyms_for(settings), [], 0
+    options = (settings.eda_alpha, settings.eda_operations)
     for first, second, label, identifier in rows:
         for copy in range(1, settings.eda_copies + 1):
             draw = random.Random(f"{seed}-{identifier}-{copy}")
-            pair = tuple(eda.change(text, settings.eda_alpha, draw, synonyms) for text in (first, second))
+            pair = tuple(eda.change(text, draw, synonyms, *options) for text in (first, second))
             if pair == (first, second):
                 dropped += 1
             else:

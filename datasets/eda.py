@@ -2,7 +2,7 @@
 
 One of four operations, each on n = max(1, alpha * number of words) words:
 
-    replacement  n words give way to a synonym
+    synonyms     n words give way to a synonym (the paper's replacement)
     insertion    n times a synonym of one of the words is put in somewhere
     swap         n times two words change places
     deletion     each word is left out with probability alpha; one at least stays
@@ -20,6 +20,7 @@ import zlib
 from functools import cache
 from pathlib import Path
 
+from config import EDA_OPERATIONS
 from errors import UserError
 
 STOP_WORDS = frozenset(
@@ -112,13 +113,16 @@ def _find_wordnet(nltk, folder):
     raise UserError(f"{where} WordNet (index.noun, data.noun): {HOW_TO_GET_WORDNET}")
 
 
-def change(text, alpha, draw, synonyms):
-    """The text after one operation, drawn by draw (a random.Random); it can come out unchanged. Words: by spaces."""
+def change(text, draw, synonyms, alpha=0.1, operations=EDA_OPERATIONS):
+    """The text after one of the operations, drawn by draw (a random.Random); it can come out unchanged.
+
+    operations: names out of OPERATIONS. Words: by spaces.
+    """
     tokens = text.split()
     places = [place for place, token in enumerate(tokens) if token[0].isalnum()]
     if not places:
         return text
-    operation = draw.choice((replace, insert, swap, delete))
+    operation = OPERATIONS[draw.choice(operations)]
     return " ".join(operation(tokens, places, alpha, draw, synonyms))
 
 
@@ -153,3 +157,7 @@ def delete(tokens, places, alpha, draw, synonyms):
 
 def _times(places, alpha):
     return max(1, int(alpha * len(places)))
+
+
+OPERATIONS = dict(zip(EDA_OPERATIONS, (replace, insert, swap, delete), strict=True))
+NEED_SYNONYMS = {"synonyms", "insertion"}

@@ -6,6 +6,7 @@ from tqdm import tqdm
 from cli.script import say
 from config import ANSWERS, END_OF_TEXT
 from datasets.batching import pad
+from datasets.tokenizer import tokenizer_for
 from datasets.tsv import Table
 from errors import UserError
 
@@ -38,11 +39,14 @@ def load_paraphrase_data(path, split="train"):
 class ParaphraseDetectionTestDataset:
     """Pairs as token ids, tokenised once. rows: as from load_paraphrase_data(..., split="test").
 
+    tokenizer: or, as the course's code has it, the parsed flags: then GPT-2's own.
+
     A pair that is too long for max_length tokens has its *questions* shortened, the longer one first; the end of the
     prompt, where the answer is read, is always whole.
     """
 
     def __init__(self, rows, tokenizer, max_length=1024):
+        tokenizer = tokenizer_for(tokenizer)
         self.ids = [row[-1] for row in rows]
         self.end_of_text = tokenizer.token_to_id(END_OF_TEXT)
         for word, token_id in ANSWERS.items():

@@ -1,14 +1,17 @@
-"""Sonnet files: a header, then numbered sonnets (or three-line prompts), as the course hands them out."""
+"""Sonnet files: a header, then numbered sonnets (or three-line prompts), as the course hands them out; or a table."""
 
 import itertools
 import re
 import statistics
 import unicodedata
+from pathlib import Path
 
 from cli.script import say
 from config import END_OF_TEXT
 from datasets.batching import pad
-from errors import UserError
+from datasets.sonnet_tables import QUOTED, SUFFIXES, is_table, read_column
+from datasets.tokenizer import tokenizer_for
+from errors import UserError, check
 from files import read_text
 
 PROMPT_LINES, SONNET_LINES = 3, 14
@@ -16,6 +19,8 @@ MOST_LINES = 18  # of a sonnet; the course's longest has 15
 FEW_WORDS = 4  # so many at most has a heading
 _ROMAN = r"(?=[IVXLC])C{0,3}(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
 # A line that is nothing but a number, dressed in whatever marks and perhaps called a sonnet; a Roman one in capitals
+_TITLE = re.compile(rf"(?i:sonnet)\W+(?:\d+|{_ROMAN})\s*[:.\u2013\u2014-].*")  # a heading that goes on with a title
+_LIKE_A_TITLE = re.compile(r"(?i:sonnet)\b(?:\s+\S+){0,3}\s*|\d+[.):]\s.*")  # "Sonnet the First", "18. A title"
 _HEADING = re.compile(rf"[\W_]*(?:(?i:(?:sonnet|number|no)[\W_]*)?(\d+)|(?i:sonnet\W+)?({_ROMAN}))[\W_]*")
 
 
@@ -23,13 +28,18 @@ def load_sonnets(path):
     """The sonnets of a file as strings; header and numbers dropped, line ends "\\n".
 
     Raises UserError, with the line, where it is not certain that each number begins a sonnet, and each sonnet has one.
+    Of a table (.csv, .tsv; datasets/sonnet_tables.py) each row is a sonnet.
     """
-    lines = read_text(path).splitlines()
+    text = read_text(path)
+    if is_table(path, text):
+        return _load_table(path, text)
+    lines = text.splitlines()
     starts = [place for place, line in enumerate(lines) if is_heading(line)]
     sonnets = [lines[start + 1 : stop] for start, stop in itertools.pairwise([*starts, len(lines)])]
     texts = ["\n".join(sonnet).strip() for sonnet in sonnets]
     if not any(texts):
-        raise UserError(f"{path} holds no sonnet: each must follow a line with its number")
+        quoted = f"; in a table {QUOTED}" if Path(path).suffix.lower() in SUFFIXES else ""
+        raise UserError(f"{path} holds no sonnet: each must follow a line with its number{quoted}")
     _check_header(lines[: starts[0]], path)
     for place, (start, sonnet) in enumerate(zip(starts, sonnets, strict=True), start=1):
         if not texts[place - 1]:
@@ -37,6 +47,37 @@ def load_sonnets(path):
         _check_sonnet(sonnet, start + 1, path)
     _check_numbers([lines[start] for start in starts], starts, [len(lines_of(text)) for text in texts], path)
     return texts
+
+
+def _load_table(path, text):
+    """The sonnets of a table; what stands above the verse in a field, a number or "Sonnet 18: a title", is left out."""
+    column, fields = read_column(path, text)
+    texts, titles = [], []
+    for line, field in fields:
+        lines = field.splitlines()
+        while lines and (not lines[0].strip() or is_heading(lines[0].upper()) or _TITLE.fullmatch(_visible(lines[0]))):
+            titles += [lines[0]] if _TITLE.fullmatch(_visible(lines[0])) else []
+            lines.pop(0)
+        _check_row(lines, f"{path}, line {line}: the sonnet of this row")
+        texts.append("\n".join(lines).strip())
+    say(f"{path}: a table, whose column {column} holds {len(texts)} sonnets")
+    if titles:
+        say(f"{path}: {len(titles)} titles left out, the first {_visible(titles[0])[:60]!r}")
+    return texts
+
+
+def _check_row(lines, who):
+    """Raise UserError where a row holds no sonnet, or may hold several, or a title. who: what messages begin with."""
+    count = sum(bool(line.strip()) for line in lines)
+    advice = "give each sonnet a row, and a title a column of its own"
+    check(count, f"{who} is empty: fill it, or remove the row")
+    check(count <= MOST_LINES, f"{who} has {count} lines: {advice}")
+    like = [is_heading(line) or (place == 0 and _LIKE_A_TITLE.fullmatch(line)) for place, line in enumerate(lines)]
+    heading = next((line for line, found in zip(lines, like, strict=True) if found), None)
+    if heading is None and (place := _heading_unlike_a_number(lines, first=True)) is not None:
+        heading = lines[place]
+    if heading is not None:
+        raise UserError(f"{who} has a line {_visible(heading)[:40]!r}, which stands there as a heading does: {advice}")
 
 
 def _check_sonnet(lines, heading, path):
@@ -55,15 +96,18 @@ def _check_sonnet(lines, heading, path):
         )
 
 
-def _heading_unlike_a_number(lines):
-    """Where in a sonnet a short line stands between blank ones, while the others stand together; or None."""
+def _heading_unlike_a_number(lines, first=False):
+    """Where in a sonnet a short line stands between blank ones, while the others stand together; or None.
+
+    first: the first line, which follows no blank one, counts as well, and be it long.
+    """
     blank = [not line.strip() for line in lines]
     alone = [
-        not blank[i] and all(blank[i - 1 : i]) and all(blank[i + 1 : i + 2]) and not all(blank[:i])
+        not blank[i] and all(blank[i - 1 : i]) and all(blank[i + 1 : i + 2]) and (first or not all(blank[:i]))
         for i in range(len(lines))
     ]
     together = any(not one and not other for one, other in itertools.pairwise(blank))
-    short = [i for i, line in enumerate(lines) if alone[i] and len(line.split()) <= FEW_WORDS]
+    short = [i for i, line in enumerate(lines) if alone[i] and (len(line.split()) <= FEW_WORDS or i == 0)]
     return short[0] if short and together else None
 
 
@@ -179,10 +223,12 @@ def format_sonnets(sonnets):
 class SonnetsDataset:
     """Sonnets as token ids, tokenised once, each followed by a real end-of-text token.
 
-    source: a path, or a list of strings. Raises UserError for a sonnet that is longer than max_length tokens.
+    source: a path, or a list of strings. tokenizer: None means GPT-2's own, as the course's code has it. Raises
+    UserError for a sonnet that is longer than max_length tokens.
     """
 
-    def __init__(self, source, tokenizer, max_length=1024):
+    def __init__(self, source, tokenizer=None, max_length=1024):
+        tokenizer = tokenizer_for(tokenizer)
         self.texts = list(source) if isinstance(source, (list, tuple)) else load_sonnets(source)
         self.end_of_text = tokenizer.token_to_id(END_OF_TEXT)
         self.rows = [[*encoding.ids, self.end_of_text] for encoding in tokenizer.encode_batch(self.texts)]

@@ -3,6 +3,7 @@
 Read from a model folder, or trained on text of one's own.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -12,10 +13,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from config import ANSWERS, END_OF_TEXT
 from errors import UserError, check
 from files import read_json, shortened
+from formats.hub import find_model
 
 REMEDY = "download the model again"
 # Options of a BPE that cut text otherwise than GPT-2's, which has none of them.
 _OTHER_CUTS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges", "byte_fallback")
+_ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -50,6 +53,19 @@ def load_tokenizer(folder):
     each = numbers == list(range(len(numbers)))
     check(each, f"the tokenizer in {folder} is damaged: its ids are not 0 to {len(numbers) - 1}, each once")
     return tokenizer
+
+
+def tokenizer_for(given):
+    """A Tokenizer as it is; for None, and for the parsed flags that the course's code hands over, that of their GPT-2.
+
+    Raises UserError for anything else, and where the model cannot be had.
+    """
+    if isinstance(given, Tokenizer):
+        return given
+    if given is not None and not isinstance(given, argparse.Namespace):
+        raise UserError(f"a {type(given).__name__} is no tokenizer here: give datasets.load_tokenizer(MODEL_FOLDER)")
+    model = getattr(given, "model_path", None) or getattr(given, "model_size", None) or "gpt2"
+    return load_tokenizer(find_model(model))
 
 
 def _read_bpe(folder):
@@ -131,21 +147,40 @@ def train_tokenizer(texts, vocab_size):
     As in GPT-2, every byte is a token, so that any text can be written, and <|endoftext|> is the last one. "no" and
     "yes" are single tokens with GPT-2's ids: the ids of a BPE are free, only the order of its merges means something.
     """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learned = _byte_level(models.BPE())
-    size = vocab_size - 1  # without <|endoftext|>
-    trainer = trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=sys.stderr.isatty())
-    learned.train_from_iterator(texts, trainer)
-    if learned.get_vocab_size() < size:
+    merges = _learn_merges(texts, vocab_size)
+    if len(_ALPHABET) + len(merges) + 1 < vocab_size:
         raise UserError(
-            f"the corpus is too small: it gives {learned.get_vocab_size() + 1} tokens, not --vocab_size {vocab_size}; "
-            "add text"
+            f"the corpus is too small: it gives {len(_ALPHABET) + len(merges) + 1} tokens, not --vocab_size "
+            f"{vocab_size}; add text"
         )
-    merges = _with_answers([tuple(merge) for merge in json.loads(learned.to_str())["model"]["merges"]])
-    tokens = [*alphabet, *map("".join, merges), END_OF_TEXT]
+    merges = _with_answers(merges)
+    tokens = [*_ALPHABET, *map("".join, merges), END_OF_TEXT]
     for word, wanted in ANSWERS.items():
         place = tokens.index(word)
         tokens[place], tokens[wanted] = tokens[wanted], tokens[place]
+    return _tokenizer_of(tokens, merges)
+
+
+def train_bpe(texts, vocab_size):
+    """A byte-level BPE Tokenizer of vocab_size tokens, or of fewer where the texts give no more merges.
+
+    As above, but the answers have no ids of their own.
+    """
+    merges = _learn_merges(texts, vocab_size)
+    return _tokenizer_of([*_ALPHABET, *map("".join, merges), END_OF_TEXT], merges)
+
+
+def _learn_merges(texts, vocab_size):
+    """The merges of a BPE that has, with all bytes and <|endoftext|>, vocab_size tokens (or fewer)."""
+    learned = _byte_level(models.BPE())
+    size, show = vocab_size - 1, sys.stderr.isatty()
+    learned.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=_ALPHABET, show_progress=show)
+    )
+    return [tuple(merge) for merge in json.loads(learned.to_str())["model"]["merges"]]
+
+
+def _tokenizer_of(tokens, merges):
     tokenizer = _byte_level(models.BPE(vocab={token: index for index, token in enumerate(tokens)}, merges=merges))
     tokenizer.add_special_tokens([END_OF_TEXT])
     return tokenizer

@@ -202,3 +202,10 @@ def _quoted_fields(text, start, stop):
         if place >= stop or text[place] == "\n":
             return fields, place
         place += 1  # the tab
+
+
+def format_answers(title, ids, answers, possible):
+    """The course's hand-in file: every id once, in the input's order. answers: {id: one of the possible ones}."""
+    if len(set(ids)) != len(ids) or answers.keys() != set(ids) or not set(answers.values()) <= set(possible):
+        raise RuntimeError(f"{len(answers)} answers for {len(ids)} ids: not one for each, or none of {list(possible)}")
+    return f"id \t {title} \n" + "".join(f"{identifier}, {answers[identifier]} \n" for identifier in ids)

@@ -1,8 +1,9 @@
 """How a text is continued: one idea a file. (generation: the loop over the cache; sampling; rules; beam.)"""
 
 from decoding.beam import beam_search
-from decoding.generation import generate, next_token_logits
+from decoding.generation import generate
 from decoding.rules import Rules
 from decoding.sampling import row_streams, sample, sample_nucleus
+from decoding.steps import GPT2Steps
 
-__all__ = ["Rules", "beam_search", "generate", "next_token_logits", "row_streams", "sample", "sample_nucleus"]
+__all__ = ["GPT2Steps", "Rules", "beam_search", "generate", "row_streams", "sample", "sample_nucleus"]

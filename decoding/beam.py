@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from decoding.generation import next_token_logits, prepare
 from decoding.sampling import NOT_FINITE
 from errors import Diverged
 
@@ -43,30 +42,23 @@ class Search:
 
 
 @torch.no_grad()
-def beam_search(gpt2, prompts, rules, progress=None):
+def beam_search(steps, prompts, rules, progress=None):
     """The K best continuations of every prompt: lists of (new ids, score), best first, end-of-text left out.
 
-    prompts: lists of token ids. rules: Rules, with settings: beams (K), length_penalty, max_new_tokens, the filters
-    that look at the text so far (temperature and top-p mean nothing here), and early_stopping: "true" ends a search
-    with its K-th finished text; "false" when the best running beam, divided by its length now, is no better than the
-    worst finished one; "never" only when it could not become better. What a constraint forbids is struck, the
-    probabilities of the rest stay what they were. progress: as in `generate`. Raises UserError if a prompt fills the
-    context.
+    steps: the model, as in decoding/steps.py, for these prompts. prompts: lists of token ids, what filters see of the
+    text so far. rules: Rules, with settings: beams (K), length_penalty, the filters (temperature and top-p mean nothing
+    here), and early_stopping: "true" ends a search with its K-th finished text; "false" when the best running beam,
+    divided by its length now, is no better than the worst finished one; "never" only when it could not become better.
+    What a constraint forbids is struck, the probabilities of the rest stay what they were. progress: as in `generate`.
     """
-    beams = rules.settings.beams
-    limit, input_ids, mask, cache = prepare(gpt2, prompts, rules.settings.max_new_tokens)
-    device = input_ids.device
-    logits = next_token_logits(gpt2, gpt2(input_ids, mask, cache)["last_hidden_state"][:, -1])
-    prompt_end = cache.length
-    rows = torch.arange(len(prompts), device=device).repeat_interleave(beams)
-    cache.select(rows)
-    mask, logits = mask[rows], logits[rows]
+    beams, limit = rules.settings.beams, steps.limit
+    steps.select(torch.arange(len(prompts)).repeat_interleave(beams))
     searches = [_start(rules, index, prompt, limit) for index, prompt in enumerate(prompts)]
     active = searches  # those whose rows are in the batch
     for length in range(1, limit + 1):
         still_open = [search for search in active if not search.closed]
         moves = []
-        for search, candidates in zip(still_open, _candidates(rules, still_open, logits), strict=True):
+        for search, candidates in zip(still_open, _candidates(rules, still_open, steps.logits), strict=True):
             running = _advance(rules, search, candidates, last=length == limit)
             moves += _assign_rows(search, running)
             search.closed = _is_over(rules.settings, search, length, limit)
@@ -76,15 +68,15 @@ def beam_search(gpt2, prompts, rules, progress=None):
         if not still_open or length == limit:
             break
         if moves:
-            cache.move(*(torch.tensor(part, device=device) for part in zip(*moves, strict=True)), prompt_end)
+            steps.move(*(torch.tensor(part) for part in zip(*moves, strict=True)))
         if 4 * len(still_open) <= 3 * len(active):  # dropping rows moves the cache: when a quarter of them are idle
-            mask, active = _without_closed(cache, mask, still_open, beams), still_open
-        tokens = torch.zeros(len(mask), 1, dtype=torch.long)
+            _drop_closed(steps, still_open, beams)
+            active = still_open
+        tokens = torch.zeros(len(active) * beams, dtype=torch.long)
         for search in still_open:
             for beam in search.running:
                 tokens[beam.row] = beam.ids[-1]
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        logits = next_token_logits(gpt2, gpt2(tokens.to(device), mask, cache)["last_hidden_state"][:, -1])
+        steps.advance(tokens)
     return [[(ids, score) for score, ids in search.finished] for search in searches]
 
 
@@ -94,13 +86,11 @@ def _start(rules, index, prompt, limit):
     return Search(index, prompt, slots, [Beam(0.0, [], rules.start(index, limit), slots[0])])
 
 
-def _without_closed(cache, mask, still_open, beams):
-    """Drop the rows of searches that are over from the cache; returns the mask of the others."""
-    rows = torch.tensor([slot for search in still_open for slot in search.slots], device=mask.device)
-    cache.select(rows)
+def _drop_closed(steps, still_open, beams):
+    """Drop the rows of searches that are over from the batch."""
+    steps.select(torch.tensor([slot for search in still_open for slot in search.slots]))
     for place, search in enumerate(still_open):
         _renumber(search, place * beams)
-    return mask[rows]
 
 
 def _candidates(rules, searches, logits):

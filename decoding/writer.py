@@ -12,6 +12,7 @@ from decoding.generation import generate
 from decoding.reranking import mean_chrf_against_others, mean_log_probabilities
 from decoding.rules import Rules
 from decoding.sampling import row_streams
+from decoding.steps import GPT2Steps
 from decoding.template_constraint import TemplateConstraint, TemplateWords
 
 
@@ -62,7 +63,7 @@ class SonnetWriter:
         """One Candidate a prompt, all in one batch; scored where one of several will be chosen by it."""
         ids = [self._encode(prompt) for prompt in prompts]
         rules = self._rules(prompts, [f"{seed}-{stream}" for stream in streams])
-        new_ids = generate(self.gpt2, ids, rules, row_streams(seed, streams), progress)
+        new_ids = generate(self._steps(ids), ids, rules, row_streams(seed, streams), progress)
         scores = [None] * len(prompts)
         if self.settings.samples > 1 and self.settings.decode != "mbr":
             scores = mean_log_probabilities(self.gpt2, ids, new_ids)
@@ -77,11 +78,15 @@ class SonnetWriter:
 
     def _searched(self, prompts, progress):
         """For every prompt the Candidates of its beams, all in one batch."""
-        found = beam_search(self.gpt2, [self._encode(p) for p in prompts], self._rules(prompts), progress)
+        ids = [self._encode(prompt) for prompt in prompts]
+        found = beam_search(self._steps(ids), ids, self._rules(prompts), progress)
         return [
             [Candidate(self._whole(prompt, ids), score) for ids, score in texts]
             for prompt, texts in zip(prompts, found, strict=True)
         ]
+
+    def _steps(self, ids):
+        return GPT2Steps(self.gpt2, ids, self.settings.max_new_tokens)
 
     def _encode(self, prompt):
         return self.tokenizer.encode(f"{prompt}\n").ids  # a new line: line 4 begins

@@ -7,6 +7,8 @@ again. Here a chunk of positions is pushed to logits, turned into its own gradie
 pushed back to hidden states, in one buffer. Each product is computed once, as in the plain form, and the gradient of E
 only when E is trained. The idea is from Liger Kernel (Hsu et al. 2024, arXiv 2410.10989, section 3.2).
 
+Label smoothing (Szegedy et al. 2016, section 7) takes the target for  1 - e  and every token for  e / V  instead.
+
 Legend: N positions, D width, V vocabulary, C positions a chunk.
 """
 
@@ -17,7 +19,7 @@ CHUNK = 512
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_states, weight, targets):
+    def forward(ctx, hidden_states, weight, targets, smoothing):
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         compute_dtype = torch.get_autocast_dtype(weight.device.type) if _autocasting(weight) else weight.dtype
         hidden, matrix = hidden_states.to(compute_dtype), weight.to(compute_dtype)
@@ -30,12 +32,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = torch.mm(h, matrix.t(), out=buffer[: len(h)])  # (C, V)
             scores = logits.float()  # no copy in fp32
             top = scores.amax(dim=1, keepdim=True)
-            target_score = scores.gather(1, target) - top
+            wanted = scores.gather(1, target) - top
+            if smoothing:
+                wanted = (1 - smoothing) * wanted + smoothing * (scores.mean(dim=1, keepdim=True) - top)
             total = scores.sub_(top).exp_().sum(dim=1, keepdim=True)
-            loss += (total.log() - target_score).sum()
+            loss += (total.log() - wanted).sum()
             if wants_hidden or wants_weight:
                 gradient = scores.div_(total)  # softmax
-                gradient.scatter_add_(1, target, torch.full_like(total, -1.0))  # minus one-hot
+                gradient.scatter_add_(1, target, torch.full_like(total, smoothing - 1))  # minus one-hot
+                if smoothing:
+                    gradient.sub_(smoothing / len(matrix))
                 gradient = gradient.to(compute_dtype)
                 if wants_hidden:
                     torch.mm(gradient, matrix, out=grad_hidden[start : start + CHUNK])
@@ -50,19 +56,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_hidden, grad_weight = ctx.saved_tensors
         grad_hidden = None if grad_hidden is None else (grad_hidden * grad_loss).to(ctx.hidden_dtype)
         grad_weight = None if grad_weight is None else grad_weight * grad_loss
-        return grad_hidden, grad_weight, None
+        return grad_hidden, grad_weight, None, None
 
 
 def _autocasting(tensor):
     return torch.is_autocast_enabled(tensor.device.type)
 
 
-def linear_cross_entropy(hidden_states, weight, targets):
+def linear_cross_entropy(hidden_states, weight, targets, smoothing=0.0):
     """Sum over n of -log softmax(hidden_states weight^T)[n, targets[n]], in nats; a scalar in fp32.
 
-    hidden_states: (N, D). weight: (V, D). targets: (N,) token ids. Differentiable once, in hidden_states and weight.
+    hidden_states: (N, D). weight: (V, D). targets: (N,) token ids. smoothing: of the labels, in [0, 1). Differentiable
+    once, in hidden_states and weight.
     """
-    return _LinearCrossEntropy.apply(hidden_states, weight, targets)
+    return _LinearCrossEntropy.apply(hidden_states, weight, targets, smoothing)
 
 
 def next_token_loss(hidden_states, embedding, input_ids, attention_mask):

@@ -12,7 +12,7 @@ from config import SonnetSettings, TrainingSettings
 from errors import UserError
 from tests.inputs import run, without
 from tests.tiny import forget_accelerate_state
-from training.assembly import has_native_bf16, make_accelerator, open_session
+from training.assembly import assemble, has_native_bf16, make_accelerator, open_session
 
 
 def test_rate_and_precision_are_definite_in_the_record_and_may_be_typed_again(sonnet_flags, tmp_path):
@@ -31,6 +31,13 @@ def test_a_resumed_run_keeps_its_precision(sonnet_flags, tmp_path, capsys):
     capsys.readouterr()
     run(sonnet_generation, ["--resume", "--run_dir", "run"])
     assert "precision bf16 (asked for)" in capsys.readouterr().out
+
+
+def test_a_folder_that_is_called_like_a_size_is_that_folder(tmp_path, monkeypatch, model_folder):
+    (tmp_path / "gpt2").symlink_to(model_folder)
+    monkeypatch.chdir(tmp_path)
+    settings, _ = parse_flags(SonnetSettings, ["--model_path", "gpt2"])
+    assert assemble(settings).gpt2.config.hidden_size == 32
 
 
 @pytest.mark.parametrize("name", sorted(training.assembly.FOREIGN_SETTINGS))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import paraphrase_detection
 from config import AugmentationSettings
 from datasets import load_paraphrase_data
-from datasets.augmentation import augment, check_augmentation, differs, natural
+from datasets.augmentation import augment, check_augmentation, differs, drawn, natural
 from errors import UserError
 from tests.inputs import check_prediction_file, run
 
@@ -59,6 +60,55 @@ def test_eda_keeps_labels_and_is_a_function_of_the_seed(tiny_wordnet):
     assert augment(ROWS[::-1], settings, seed=1)[0] == rows[-3:] + rows[:-3] or counts["eda"]["dropped"]
 
 
+def test_as_many_pairs_are_drawn_as_were_asked_for():
+    """Every pair is as likely as the others; the seed decides; the file's order stays; None is all, as it was."""
+    rows = [("a", "b", 0, f"id{number}") for number in range(20)]
+    assert drawn(rows, None, seed=1) is rows and drawn(rows, 20, seed=1) == rows
+    assert drawn(rows, 5, seed=1) == drawn(rows, 5, seed=1) != drawn(rows, 5, seed=2)
+    counts = Counter()
+    for seed in range(2000):
+        chosen = drawn(rows, 5, seed)
+        assert len(set(chosen)) == 5 and chosen == sorted(chosen, key=rows.index)
+        counts.update(chosen)
+    assert min(counts.values()) > 430 and max(counts.values()) < 570  # 500 +- 4 deviations
+    with pytest.raises(UserError, match=r"^--augment_count 21: there are 20 training pairs; give a smaller number$"):
+        drawn(rows, 21, seed=1)
+
+
+def test_both_methods_change_the_drawn_pairs_and_no_others(monkeypatch, tmp_path, tiny_wordnet, capsys):
+    pytest.importorskip("nltk")
+    translated = []
+
+    class Reversing(FakeTranslator):
+        def translate(self, texts):
+            translated.extend(texts if self.name == "there" else [])
+            return [" ".join(text.split()[::-1]) + (" x" if self.name == "there" else "") for text in texts]
+
+    monkeypatch.setattr("datasets.back_translation.MarianTranslator", Reversing)
+    rows = [(f"is it one car {n} ?", f"is it an eye {n} ?", n % 2, f"id{n}") for n in range(30)]
+    settings = AugmentationSettings(
+        *(("eda", "back_translation"), 7, ("synonyms",)),
+        wordnet=str(tiny_wordnet), bt_forward="there", bt_backward="back", bt_cache=str(tmp_path / "c.sqlite"),
+    )  # fmt: skip
+    new, counts = augment(rows, settings, seed=3)
+    assert "augmentation: 7 of 30 training pairs drawn (seed 3)" in capsys.readouterr().out
+    chosen = [row[3] for row in drawn(rows, 7, seed=3)]
+    assert [row[3] for row in new] == [f"{name}-{kind}" for kind in ("eda1", "bt") for name in chosen]
+    assert counts == {name: {"made": 7, "dropped": 0} for name in ("eda", "back_translation")}
+    assert len(translated) == 14  # two questions a pair: nothing is translated for nothing
+    assert augment(rows, settings, seed=3)[0] == new != augment(rows, settings, seed=4)[0]
+
+
+def test_operations_without_synonyms_need_no_wordnet():
+    settings = AugmentationSettings(augment=("eda",), wordnet="nowhere", eda_operations=("deletion", "swap"))
+    assert settings.eda_operations == ("swap", "deletion")  # the order of the flag means nothing
+    check_augmentation(settings)
+    rows, counts = augment([(*pair[:2], 1, pair[3]) for pair in ROWS], settings, seed=1)
+    assert len(rows) == counts["eda"]["made"] > 0
+    with pytest.raises(UserError, match=r"nowhere has no WordNet|needs the package nltk"):
+        check_augmentation(AugmentationSettings(augment=("eda",), wordnet="nowhere", eda_operations=("insertion",)))
+
+
 @pytest.mark.usefixtures("short_translations")
 def test_augmentation_from_the_shell(pair_flags, tmp_path, capsys, tiny_wordnet, marian_folders):
     pytest.importorskip("nltk")
@@ -83,6 +133,7 @@ def test_augmentation_from_the_shell(pair_flags, tmp_path, capsys, tiny_wordnet,
         ("--augment eda --bt_beams 2", "--bt_beams has no effect without --augment back_translation"),
         ("--augment eda --wordnet nowhere", "nowhere has no WordNet"),
         ("--augment back_translation --bt_forward nobody/nothing", "nobody/nothing cannot be had"),
+        ("--augment eda --eda_operations swap --augment_count 33", "--augment_count 33: there are 32 training pairs;"),
         ("--augment back_translation --bt_batch_size 0", "--bt_batch_size must be at least 1"),
     ],
 )

@@ -213,7 +213,7 @@ def test_contradicting_a_saved_run_is_refused_by_name(workplace, model_folder, c
     capsys.readouterr()
     for flags, words in [
         ("--checkpoint run --lora --lora_rank 3", "run was trained with lora_rank = 2, not 3: leave --lora_rank out"),
-        ("--checkpoint run --adapter", "run was trained with lora, not adapter: leave that flag out"),
+        ("--checkpoint run --adapter", "run was trained with lora, not adapter: leave --adapter out"),
         ("--resume --run_dir run --seed 1", "run was trained with seed = 11711, not 1: leave --seed out"),
     ]:
         with pytest.raises(SystemExit) as stop:

@@ -21,6 +21,7 @@ from cli.flags import parse_flags
 from cli.script import Stopped
 from config import CLASSES, TUNING_METHODS, ClassifierSettings
 from datasets import SentimentDataset, load_tokenizer
+from datasets.tsv import format_answers
 from errors import UserError
 from models.gpt2 import GPT2Model
 from models.sentiment_gpt import SentimentGPT
@@ -36,11 +37,11 @@ def outputs(folder, mode):
 
 
 def test_the_format_is_the_courses_to_the_byte():
-    text = classifier.format_predictions(["a", "b 2"], {"b 2": 0, "a": 4}, 5)
+    text = format_answers("Predicted_Sentiment", ["a", "b 2"], {"b 2": 0, "a": 4}, range(5))
     assert text == "id \t Predicted_Sentiment \na, 4 \nb 2, 0 \n"
     for ids, answers in ((["a"], {"a": 5}), (["a"], {}), (["a", "a"], {"a": 1}), (["a"], {"a": 1, "b": 1})):
         with pytest.raises(RuntimeError):
-            classifier.format_predictions(ids, answers, 5)
+            format_answers("Predicted_Sentiment", ids, answers, range(5))
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,35 @@ def test_deletion_has_its_rate_and_leaves_a_word():
 
 
 def test_change_is_one_operation_and_a_function_of_the_draw():
-    outcomes = {eda.change(TEXT, 0.2, random.Random(seed), synonyms) for seed in range(100)}
+    outcomes = {eda.change(TEXT, random.Random(seed), synonyms, 0.2) for seed in range(100)}
     assert len(outcomes) > 30
-    assert eda.change(TEXT, 0.2, random.Random(7), synonyms) == eda.change(TEXT, 0.2, random.Random(7), synonyms)
-    assert eda.change("? !", 0.2, random.Random(7), synonyms) == "? !"
+    assert eda.change(TEXT, random.Random(7), synonyms, 0.2) == eda.change(TEXT, random.Random(7), synonyms, 0.2)
+    assert eda.change("? !", random.Random(7), synonyms, 0.2) == "? !"
+
+
+def test_all_four_operations_draw_what_they_drew_before_there_was_a_choice():
+    """Oracle: what the version without --eda_operations gave."""
+    assert [eda.change(TEXT, random.Random(seed), synonyms, 0.2) for seed in range(4)] == [
+        "how do i learn to drive a fast car , and why ?",
+        "how motor vehicle do i learn to drive a fast car , study and why ?",
+        "how do i study to drive a fast auto , and why ?",
+        "how do i learn to drive a fast car , auto motor and why ?",
+    ]
+
+
+@pytest.mark.parametrize("operation", eda.OPERATIONS)
+def test_one_operation_alone_is_the_only_one_that_happens(operation):
+    tokens = TEXT.split()
+    for seed in range(60):
+        changed = eda.change(TEXT, random.Random(seed), synonyms, 0.2, (operation,)).split()
+        added, gone = Counter(changed) - Counter(tokens), Counter(tokens) - Counter(changed)
+        kinds = {
+            "synonyms": bool(added) and sum(gone.values()) == 2,  # two words of eleven
+            "insertion": bool(added) and not gone,
+            "swap": not added and not gone,
+            "deletion": not added,
+        }
+        assert kinds[operation], changed
 
 
 def test_synonyms_from_files_in_wordnets_format(tiny_wordnet):

@@ -10,8 +10,10 @@ import sacrebleu
 import torch
 from sklearn.metrics import accuracy_score, f1_score
 
+from config import ANSWERS
 from datasets import LengthGroupedBatches, ParaphraseDetectionDataset, load_sonnets, load_tokenizer
 from datasets.sonnets import format_sonnets
+from datasets.tsv import format_answers
 from evaluation import (
     absurdity,
     accuracy,
@@ -26,7 +28,6 @@ from evaluation import (
     sonnet_floors,
     tail_of,
 )
-from paraphrase_detection import format_predictions
 
 # --- accuracy, F1, perplexity -----------------------------------------------------------------------------------------
 
@@ -209,7 +210,9 @@ def test_model_eval_paraphrase_takes_the_courses_own_loader(tokenizer_folder):
 
 
 def test_prediction_file_byte_for_byte():
-    text = format_predictions(["b 2", "a1", "c"], {"a1": 3919, "b 2": 8505, "c": 8505})
+    text = format_answers(
+        "Predicted_Is_Paraphrase", ["b 2", "a1", "c"], {"a1": 3919, "b 2": 8505, "c": 8505}, ANSWERS.values()
+    )
     assert text.encode() == b"id \t Predicted_Is_Paraphrase \nb 2, 8505 \na1, 3919 \nc, 8505 \n"
 
 

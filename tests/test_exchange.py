@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from config import ClassifierSettings, ParaphraseSettings, SonnetSettings
+from config import DROPOUTS, ClassifierSettings, ParaphraseSettings, SonnetSettings
 from errors import UserError
 from exchange import main, open_tuned, parse, task_model
 from models.gpt2 import GPT2Model
@@ -39,7 +39,8 @@ def make_run(folder, model_folder, *tuning, task="sonnet_generation", **groups):
     for group, changes in groups.items():
         for name, value in changes.items():
             setattr(getattr(settings, group), name, value)
-    gpt2 = GPT2Model.from_pretrained(str(model_folder))
+    dropout = settings.model.dropout
+    gpt2 = GPT2Model.from_pretrained(str(model_folder), **({} if dropout is None else dict.fromkeys(DROPOUTS, dropout)))
     part = folder.name if task == "classifier" else ""
     run = Run(folder, part=part)
     run.begin(task, settings, fingerprint(gpt2))

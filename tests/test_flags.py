@@ -165,6 +165,7 @@ IN_PARAPHRASE = [
     ("--pooling_penalty_margin 1", f"--pooling_penalty_margin {GENERALIZED}"),
     ("--lm_weight -1", "--lm_weight must be 0 (off) or more, got -1.0"),
     ("--augment eda --eda_alpha 0", "--eda_alpha must be in (0, 1], got 0.0"),
+    ("--augment eda --augment_count 0", "--augment_count must be at least 1, got 0"),
     ("--augment eda --eda_copies 0", "--eda_copies must be at least 1, got 0"),
     ("--augment back_translation --bt_beams 0", "--bt_beams must be at least 1, got 0"),
     ("--augment back_translation --bt_batch_size 0", "--bt_batch_size must be at least 1, got 0"),
@@ -173,6 +174,8 @@ IN_PARAPHRASE = [
         for flag, method in (
             ("eda_alpha 0.2", "eda"),
             ("eda_copies 2", "eda"),
+            ("eda_operations swap", "eda"),
+            ("augment_count 3", "eda|back_translation"),
             ("wordnet w", "eda"),
             ("bt_forward a", "back_translation"),
             ("bt_backward a", "back_translation"),
@@ -275,8 +278,8 @@ NOT_DEFAULT = {  # every flag of both scripts with a value that is not its defau
     ParaphraseSettings: "--para_train a --para_dev b --para_test c --para_dev_out d --para_test_out e --head linear "
     "--swap_questions --pooling generalized --pooling_heads 4 --pooling_hidden 2 --pooling_penalty embeddings "
     "--pooling_penalty_weight 1e-9 --pooling_penalty_margin 2 --lm_weight 0.5 --augment back_translation eda "
-    "--eda_alpha 0.2 --eda_copies 2 --wordnet w --bt_forward a --bt_backward b --bt_beams 2 --bt_batch_size 3 "
-    "--bt_cache c",
+    "--eda_alpha 0.2 --eda_copies 2 --wordnet w --augment_count 7 --eda_operations swap synonyms --bt_forward a "
+    "--bt_backward b --bt_beams 2 --bt_batch_size 3 --bt_cache c",
 }
 
 

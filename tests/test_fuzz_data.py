@@ -7,21 +7,26 @@ tries ten times as many.
 
 import contextlib
 import csv
+import gzip
 import io
 import json
 import random
 import re
 import signal
+import tomllib
 import unicodedata
 
 import pytest
 
+from cli.flags import parse_flags
+from config import SonnetSettings
 from datasets import corpus as corpus_module
 from datasets import eda, load_paraphrase_data, load_sonnets
 from datasets.back_translation import TranslationCache
 from datasets.corpus import Corpus, TokenFile
 from datasets.paraphrase import preprocess_string
 from datasets.sonnets import is_heading
+from datasets.translation import load_pairs
 from decoding.template import load_templates
 from errors import UserError
 
@@ -196,6 +201,51 @@ def test_sonnets_with_other_headings(tmp_path, rounds):
         path.write_text(text.replace("\n", draw.choice(["\n", "\r\n", "\u2028"])), newline="", encoding="utf-8")
         texts = outcome(load_sonnets, path)
         assert texts == (["\n".join(lines) for lines in sonnets] if fault == "none" else None), text
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("form", ["one file", "two files", "packed"])
+def test_parallel_text(tmp_path, form, rounds):
+    """Oracle: a text editor's lines. Each is a sentence, one tab and its translation, or line by line the same of two
+    files; where one is not, the file is refused. Nothing is left out."""
+    draw, read = random.Random(8), 0
+    for _ in range(120 * rounds):
+        lines = [(f"the {n} .", f"das {n} ,") for n in range(draw.randint(1, 6))]
+        sides = ["\n".join("\t".join(pair) for pair in lines)]
+        if form == "two files":
+            sides = ["\n".join(side) for side in zip(*lines, strict=True)]
+        data = [damaged(draw, side.encode()) if draw.random() < 0.7 else side.encode() for side in sides]
+        paths = [tmp_path / f"{number}.{'gz' if form == 'packed' else 'txt'}" for number in range(len(data))]
+        for path, side in zip(paths, data, strict=True):
+            path.write_bytes(gzip.compress(side) if form == "packed" else side)
+        pairs = outcome(load_pairs, ",".join(map(str, paths)))
+        if pairs is not None:
+            read += 1
+            texts = [as_text(side).rstrip("\n").split("\n") for side in data]
+            expected = [line.split("\t") for line in texts[0]] if len(texts) == 1 else list(zip(*texts, strict=True))
+            assert pairs == [tuple(half.strip() for half in pair) for pair in expected], data
+            assert all(len(pair) == 2 and all(pair) for pair in pairs)
+    assert read > 25 * rounds
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_files_of_settings(tmp_path, rounds):
+    """Oracle: Python's own TOML. Every name in it is a flag, with that value; or the file is refused."""
+    draw, path, read = random.Random(9), tmp_path / "recipe.toml", 0
+    for _ in range(150 * rounds):
+        lines = ["lora = true", "lora_rank = 4", "lr = 1e-3", "epochs = 3"]
+        lines += ['schedule = "cosine"', 'tuning = ["bitfit"]']
+        data = "\n".join(draw.sample(lines, draw.randint(1, 6))).encode()
+        path.write_bytes(damaged(draw, data) if draw.random() < 0.8 else data)
+        found = outcome(parse_flags, SonnetSettings, ["--settings", str(path)])
+        if found is not None:
+            read += 1
+            values = {name: value for group in vars(found[0]).values() for name, value in vars(group).items()}
+            said = tomllib.loads(path.read_text(encoding="utf-8"))
+            for name, value in said.items():
+                assert values[name] == (tuple(value) if isinstance(value, list) else value), path.read_bytes()
+            assert set(found[1]) == set(said)
+    assert read > 25 * rounds
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)

@@ -9,14 +9,15 @@ from modules import linear_cross_entropy as lce
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 @pytest.mark.parametrize("train_weight", [True, False])
-def test_linear_cross_entropy_equals_torch(monkeypatch, chunk, train_weight):
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_linear_cross_entropy_equals_torch(monkeypatch, chunk, train_weight, smoothing):
     monkeypatch.setattr(lce, "CHUNK", chunk)
     hidden = torch.randn(20, 8, requires_grad=True)
     weight = (3 * torch.randn(50, 8)).requires_grad_(train_weight)
     targets = torch.randint(0, 50, (20,))
-    expected = F.cross_entropy(hidden @ weight.t(), targets, reduction="sum")
+    expected = F.cross_entropy(hidden @ weight.t(), targets, reduction="sum", label_smoothing=smoothing)
     wanted = torch.autograd.grad(2 * expected, [hidden, weight] if train_weight else [hidden])
-    ours = lce.linear_cross_entropy(hidden, weight, targets)
+    ours = lce.linear_cross_entropy(hidden, weight, targets, smoothing)
     (2 * ours).backward()
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(hidden.grad, wanted[0], atol=1e-5, rtol=1e-5)

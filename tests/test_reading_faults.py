@@ -15,17 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from config import ANSWERS
 from datasets import ParaphraseDetectionDataset, eda, load_paraphrase_data, load_sonnets
 from datasets import corpus as corpus_module
 from datasets.back_translation import TranslationCache
 from datasets.corpus import Corpus, TokenFile, prepare_corpus
 from datasets.paraphrase import PROMPT
 from datasets.sonnets import check_unfinished, format_sonnets, is_heading, verses, warn_of_known
+from datasets.tsv import format_answers
 from decoding.template import load_templates
 from decoding.writer import tidy
 from errors import UserError
 from files import read_blocks
-from paraphrase_detection import format_predictions
 from tests.helpers import CONTEXT, VOCAB
 from tests.inputs import sonnet
 
@@ -131,9 +132,9 @@ def test_a_label_is_0_or_1(file, label):
 @pytest.mark.parametrize("answers", [{"a": 3919}, {"a": 3919, "b": 8505, "c": 8505}, {"a": 3919, "b": 1}, {}])
 def test_a_hand_in_without_one_answer_for_every_id_is_never_written(answers):
     with pytest.raises(RuntimeError, match="not one for each"):
-        format_predictions(["a", "b"], answers)
+        format_answers("", ["a", "b"], answers, ANSWERS.values())
     with pytest.raises(RuntimeError, match="not one for each"):
-        format_predictions(["a", "a"], {"a": 3919})
+        format_answers("", ["a", "a"], {"a": 3919}, ANSWERS.values())
 
 
 def shortened_one_by_one(first, second, tokenizer, max_length):

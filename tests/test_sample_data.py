@@ -188,49 +188,6 @@ def test_the_surface_does_not_give_the_label_away(name):
     assert accuracy < 0.65
 
 
-# --- reviews ----------------------------------------------------------------------------------------------------------
-
-
-def reviews_of(name, split):
-    """The rows as the loader has them."""
-    return load_sentiment_data(SAMPLE / REVIEW_FILES[name, split][0], CLASSES[name], split)
-
-
-@pytest.mark.parametrize("name, split", REVIEW_FILES)
-def test_reviews_have_the_columns_and_labels_of_the_course(name, split, capsys):
-    file, count = REVIEW_FILES[name, split]
-    with open(SAMPLE / file, encoding="utf-8", newline="") as text:
-        rows = list(csv.DictReader(text, delimiter="\t"))
-    assert list(rows[0]) == (["0", "", "id", "sentence"] if split == "test" else ["", "id", "sentence", "sentiment"])
-    for place, row in enumerate(rows):
-        assert (row["0"], row[""]) == (str(place + 1), f"{place}.0") if split == "test" else row[""] == str(place)
-        assert re.fullmatch(r"[0-9a-f]{25}", row["id"])
-        assert row["sentence"] == " " + " ".join(row["sentence"].split()) and row["sentence"].endswith((" .", " ?"))
-        assert 3 <= len(re.findall(r" [.?](?= |$)", row["sentence"])) <= 6 if name == "cfimdb" else True
-    read = reviews_of(name, split)
-    assert len(read) == len(rows) == count and "malformed" not in capsys.readouterr().out
-    if split != "test":
-        labels = Counter(row[1] for row in read)
-        assert set(labels.values()) == {count // CLASSES[name]} and set(labels) == set(range(CLASSES[name]))
-
-
-def test_no_sentence_of_a_review_is_in_two_reviews():
-    """Nor as a bag of words; so nothing leaks from one split into another."""
-    rows = [row for name, split in REVIEW_FILES for row in reviews_of(name, split)]
-    assert len({row[-1] for row in rows}) == len(rows) == 430
-    sentences = [s for row in rows for s in re.split(r"(?<= [.?]) ", row[0])]
-    bags = Counter(" ".join(sorted(normalised(s).split())) for s in sentences)
-    assert [bag for bag, times in bags.items() if times > 1] == []
-
-
-@pytest.mark.parametrize("name, low, high", [("sst", 0.2, 0.5), ("cfimdb", 0.5, 0.95)])
-def test_words_alone_tell_something_and_not_all(name, low, high):
-    training, dev = reviews_of(name, "train"), reviews_of(name, "dev")
-    score = accuracy(bag_of_words(training, [row[0] for row in dev]), [row[1] for row in dev])
-    print(f"{name}: bag of words, dev accuracy {score:.3f}")
-    assert low < score < high
-
-
 def translations_of(split):
     """The pairs (English, Korean) as the file has them."""
     text = (SAMPLE / f"translation-{split}.tsv").read_text(encoding="utf-8")
@@ -291,3 +248,46 @@ def test_korean_particles_fit_the_syllable_before_them(split):
             if len(word) > 1 and word[-1] in "을를은는":
                 closed = (ord(word[-2]) - ord("가")) % 28 > 0  # a syllable block with a final consonant
                 assert closed == (word[-1] in "을은"), korean
+
+
+# --- reviews ----------------------------------------------------------------------------------------------------------
+
+
+def reviews_of(name, split):
+    """The rows as the loader has them."""
+    return load_sentiment_data(SAMPLE / REVIEW_FILES[name, split][0], CLASSES[name], split)
+
+
+@pytest.mark.parametrize("name, split", REVIEW_FILES)
+def test_reviews_have_the_columns_and_labels_of_the_course(name, split, capsys):
+    file, count = REVIEW_FILES[name, split]
+    with open(SAMPLE / file, encoding="utf-8", newline="") as text:
+        rows = list(csv.DictReader(text, delimiter="\t"))
+    assert list(rows[0]) == (["0", "", "id", "sentence"] if split == "test" else ["", "id", "sentence", "sentiment"])
+    for place, row in enumerate(rows):
+        assert (row["0"], row[""]) == (str(place + 1), f"{place}.0") if split == "test" else row[""] == str(place)
+        assert re.fullmatch(r"[0-9a-f]{25}", row["id"])
+        assert row["sentence"] == " " + " ".join(row["sentence"].split()) and row["sentence"].endswith((" .", " ?"))
+        assert 3 <= len(re.findall(r" [.?](?= |$)", row["sentence"])) <= 6 if name == "cfimdb" else True
+    read = reviews_of(name, split)
+    assert len(read) == len(rows) == count and "malformed" not in capsys.readouterr().out
+    if split != "test":
+        labels = Counter(row[1] for row in read)
+        assert set(labels.values()) == {count // CLASSES[name]} and set(labels) == set(range(CLASSES[name]))
+
+
+def test_no_sentence_of_a_review_is_in_two_reviews():
+    """Nor as a bag of words; so nothing leaks from one split into another."""
+    rows = [row for name, split in REVIEW_FILES for row in reviews_of(name, split)]
+    assert len({row[-1] for row in rows}) == len(rows) == 430
+    sentences = [s for row in rows for s in re.split(r"(?<= [.?]) ", row[0])]
+    bags = Counter(" ".join(sorted(normalised(s).split())) for s in sentences)
+    assert [bag for bag, times in bags.items() if times > 1] == []
+
+
+@pytest.mark.parametrize("name, low, high", [("sst", 0.2, 0.5), ("cfimdb", 0.5, 0.95)])
+def test_words_alone_tell_something_and_not_all(name, low, high):
+    training, dev = reviews_of(name, "train"), reviews_of(name, "dev")
+    score = accuracy(bag_of_words(training, [row[0] for row in dev]), [row[1] for row in dev])
+    print(f"{name}: bag of words, dev accuracy {score:.3f}")
+    assert low < score < high

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.script import run_script
+from cli.script import on_stop, run_script
 from config import ClassifierSettings, ParaphraseSettings, SonnetSettings
 from errors import UserError
 
@@ -30,6 +30,7 @@ def test_run_script_turns_user_errors_into_one_line_and_leaves_bugs_alone(capsys
     with pytest.raises(SystemExit) as stop:
         run_script(fail, UserError("a message\n  in two lines"))
     assert stop.value.code == 2 and capsys.readouterr() == ("", "error: a message in two lines\n")
+    on_stop("go on with: --resume")
     with pytest.raises(SystemExit) as stop:
         run_script(fail, KeyboardInterrupt())
     assert stop.value.code == 130 and "--resume" in capsys.readouterr().err

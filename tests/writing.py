@@ -2,18 +2,20 @@
 
 import torch
 
-from decoding import Rules, beam_search, generate, row_streams
+from decoding import GPT2Steps, Rules, beam_search, generate, row_streams
 
 
 def write(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, constraint=None, rows=None, **more):
     """`generate` with its rules and streams spelled out; rows: the numbers of the random streams."""
     streams = row_streams(seed, range(len(prompts)) if rows is None else rows)
-    return generate(gpt2, prompts, Rules(settings, end_of_text, stop, constraint), streams, **more)
+    steps = GPT2Steps(gpt2, prompts, settings.max_new_tokens)
+    return generate(steps, prompts, Rules(settings, end_of_text, stop, constraint), streams, **more)
 
 
 def search(gpt2, prompts, settings, end_of_text=None, stop=None, constraint=None):
     """`beam_search` likewise."""
-    return beam_search(gpt2, prompts, Rules(settings, end_of_text, stop, constraint))
+    steps = GPT2Steps(gpt2, prompts, settings.max_new_tokens)
+    return beam_search(steps, prompts, Rules(settings, end_of_text, stop, constraint))
 
 
 def some_prompts(number, seed=0):

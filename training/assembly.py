@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from cli.script import say
-from config import DROPOUTS
+from config import DROPOUTS, MODEL_SIZES
 from datasets import LengthGroupedBatches, load_tokenizer
 from errors import UserError, check
 from formats.hub import find_model
@@ -198,16 +198,23 @@ class Assembly:
             cast_for_prediction(self.gpt2, torch.bfloat16)
 
 
+def base_folder(model):
+    """Where the base model that the settings (ModelSettings) name lies. Raises UserError."""
+    path = model.model_path
+    if path is not None and not Path(path).is_dir():
+        raise UserError(f"--model_path: {path} is no folder; give one with config.json and model.safetensors")
+    if path in MODEL_SIZES:  # a folder of such a name: the bare name would mean the hub's
+        return Path(path).absolute()
+    return Path(path) if path else find_model(model.model_size)
+
+
 def assemble(settings, with_tokenizer=True):
     """The Assembly that a script's settings ask for, their precision being definite. Raises UserError."""
     methods = chosen_methods(settings)
     if settings.inference.merge:
         check_mergeable(methods)  # now, not after hours of training
     seed_everything(settings.training.seed)  # new tensors start the same in every run
-    path = settings.model.model_path
-    if path is not None and not Path(path).is_dir():
-        raise UserError(f"--model_path: {path} is no folder; give one with config.json and model.safetensors")
-    folder = Path(path) if path else find_model(settings.model.model_size)
+    folder = base_folder(settings.model)
     tokenizer = load_tokenizer(folder) if with_tokenizer else None
     dropout = settings.model.dropout
     gpt2 = GPT2Model.from_pretrained(str(folder), **({} if dropout is None else dict.fromkeys(DROPOUTS, dropout)))

@@ -237,6 +237,8 @@ def learning_rate_factor(step, total_steps, settings):
         return (step + 1) / (warmup + 1)
     if settings.schedule == "constant":
         return 1.0
+    if settings.schedule == "inverse_sqrt":  # Vaswani et al. 2017, section 5.3
+        return ((warmup + 1) / (step + 1)) ** 0.5
     done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
     return 1 - done if settings.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 

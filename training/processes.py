@@ -1,9 +1,11 @@
 """Several processes that train as one (`accelerate launch`, torchrun)."""
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
+from tqdm import tqdm
 
 from cli.script import is_main_process
+from datasets import LengthGroupedBatches
 from errors import UserError
 
 
@@ -22,6 +24,19 @@ def in_first_process(function, *arguments):
     if error is not None:
         raise error
     return result
+
+
+def predict_rows(predict, model, dataset, batch_size, accelerator, description):
+    """{id: answer} for every row of the dataset; the processes share the work.
+
+    predict(loader, model, device) -> (ids, answers), as in evaluation.py. description: what the progress bar is called.
+    """
+    rank, world = accelerator.process_index, accelerator.num_processes
+    batches = LengthGroupedBatches(dataset, batch_size, rank=rank, world=world)
+    with accelerator.autocast():
+        bar = tqdm(batches, desc=description, unit="batch", leave=False, disable=None)
+        ids, answers = predict(bar, model, accelerator.device)
+    return dict(gather_object(list(zip(ids, answers, strict=True))))
 
 
 def sum_over_processes(gradients):

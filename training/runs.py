@@ -4,6 +4,7 @@
               metrics.jsonl     one line a step (step, loss, lr) and one an epoch
               report.json       the figures that the script printed last
               best/             model.safetensors of the best epoch, score.json
+              snapshots/        weights of the last measurements, where their mean is wanted
               last/             model, optimizer and random state where training stands, state.json
 
 A script that trains several models, one after the other (its parts), has a folder with a run in it for each:
@@ -31,7 +32,7 @@ from cli.script import on_stop, say
 from config import TuningSettings
 from errors import Diverged, UserError, check
 from files import read_json, write_json
-from training.storage import find_folder, put_back, read_tensors, sha256_of_record, user_errors, write_folder
+from training.storage import damage_of, find_folder, put_back, read_tensors, sha256_of_record, user_errors, write_folder
 from tuning.register import default_learning_rate
 from tuning.state import load_tuning, trainable_state_dict
 
@@ -287,6 +288,33 @@ class Run:
         load_tuning(model, tensors, self.folder)
         self.bytes = (folder / "model.safetensors").stat().st_size
         return read_json(folder / "score.json", {"epoch": int, "score": float})
+
+    def save_snapshot(self, model, number, most):
+        """Keep the weights of measurement `number`, and of the `most` last ones no more than that."""
+        place = self.folder / "snapshots"
+        tensors = trainable_state_dict(model)
+        _check_finite(tensors)
+        write_folder(place / f"{number:06d}", {"model.safetensors": tensors}, {})
+        for folder in place.iterdir():
+            if not folder.name.isdigit() or int(folder.name) <= number - most:
+                shutil.rmtree(folder)
+
+    def load_average(self, model):
+        """Put the mean of all kept snapshots into the model (Vaswani et al. 2017, section 6.1); returns their numbers.
+
+        Damaged ones are said, and left out.
+        """
+        total, numbers = {}, []
+        for folder in sorted((self.folder / "snapshots").glob("[0-9]*")):
+            if damage := damage_of(folder):
+                say(f"{damage}: it is left out of the mean")
+                continue
+            for name, tensor in read_tensors(folder / "model.safetensors").items():
+                total[name] = total.get(name, 0) + tensor.double()
+            numbers.append(int(folder.name))
+        check(numbers, f"{self.folder} has kept no whole snapshot of its weights: train it first, without --checkpoint")
+        load_tuning(model, {name: (tensor / len(numbers)).float() for name, tensor in total.items()}, self.folder)
+        return numbers
 
     def output(self, name):
         """The path of a file that the script writes besides: one of its own where nothing was trained."""
