@@ -1,6 +1,6 @@
 """Train a Transformer on pairs of sentences from nothing, translate with it, score with BLEU-4.
 
-python translation.py                                       English to Korean, on the sample, in two minutes
+python translation.py                                       English to Korean, on the sample, in a minute
 python translation.py --model parallel                      the parallel Transformer instead
 python translation.py --train_pairs train.en,train.de ...   on files of your own
 """
