@@ -25,7 +25,7 @@ from cli.script import say
 from cli.tables import format_table
 from config import CLASSES
 from datasets import LengthGroupedBatches, SentimentDataset, SentimentTestDataset, load_sentiment_data
-from datasets.batching import run_in_parts
+from datasets.batching import run_in_parts, some_rows
 from datasets.tsv import format_answers
 from errors import UserError
 from evaluation import accuracy, bag_of_words, macro_f1, predict_sentiment
@@ -74,7 +74,8 @@ def read(name, session):
     if session.run.resumed:
         session.run.record(TASK)
     splits = {split: [] if split == "train" and predict_only else _load(paths[split], name, split) for split in paths}
-    return Rows(splits["train"], splits["dev"], splits["test"])
+    training = some_rows(splits["train"], settings.training.train_rows, settings.training.seed)
+    return Rows(training, splits["dev"], splits["test"])
 
 
 def _load(path, name, split):
@@ -90,10 +91,9 @@ def train_and_predict(name, session, rows):
     test = SentimentTestDataset(rows.test, tuned.tokenizer, context)
     if settings.run.checkpoint:
         session.begin(tuned.fingerprint)
-        figures = load_trained(model, run, accelerator)
     else:
-        trained = begin_and_train(name, session, tuned, model, rows, dev)
-        figures = load_trained(model, run, accelerator) | trained
+        begin_and_train(name, session, tuned, model, rows, dev)
+    figures = load_trained(session, model)
     if settings.inference.merge:
         tuned.merge()
     answers, batch_size = {}, settings.inference.eval_batch_size
@@ -112,7 +112,7 @@ def train_and_predict(name, session, rows):
 
 
 def begin_and_train(name, session, tuned, model, rows, dev):
-    """Begin the run, train. Returns the loop's figures."""
+    """Begin the run, train."""
     settings, accelerator = session.settings, session.accelerator
     training = SentimentDataset(rows.training, tuned.tokenizer, tuned.gpt2.context)
     if training.num_shortened:
@@ -133,7 +133,7 @@ def begin_and_train(name, session, tuned, model, rows, dev):
         figures = dev_figures(dev, answers)
         return {"score": figures["dev accuracy"]} | figures
 
-    return session.loop(model, tuned.after_step).fit(batches, tuned.loss(class_loss), evaluate)
+    session.loop(model, tuned.after_step).fit(batches, tuned.loss(class_loss), evaluate)
 
 
 @torch.no_grad()

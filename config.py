@@ -125,9 +125,13 @@ class StepSettings(Settings, training_only=True, from_flags="when predicting"):
     )
 
 
+TRAIN_ROWS = "train on so many rows only, drawn by the seed: for a try"
+
+
 class TrainingSettings(StepSettings):
     """training"""
 
+    train_rows: int | None = flag(None, TRAIN_ROWS, "[1, inf)")
     batch_size: int = flag(8, "rows a step (on every device)", "[1, inf)")
     epochs: int = flag(10, "passes over the training data", "[1, inf)", free_on_resume=True)
     patience: int = flag(
@@ -148,6 +152,12 @@ class RunSettings(Settings, from_flags="always"):
     run_dir: str | None = flag(None, "folder of this run; by default a new one under runs/", training_only=True)
     resume: bool = flag(False, "go on with the run in --run_dir (or the newest one) where it was stopped")
     checkpoint: str | None = flag(None, "do not train: load this run's best epoch and predict")
+    log_with: str = flag(
+        "none",
+        "show the metrics in one of these as well; it must be installed",
+        ("none", "tensorboard", "wandb", "trackio"),
+        training_only=True,
+    )
 
     def relate(self):
         check(not (self.resume and self.checkpoint), "--resume trains on, --checkpoint only predicts: give one of them")
@@ -206,7 +216,7 @@ class LoRASettings(Settings, requires=("tuning", "lora", "qlora")):
     lora_alpha: float = flag(16.0, "the update is scaled by alpha / r", "(0, inf)")
     lora_dropout: float = flag(0.05, "dropout on the input of the LoRA branch only", "[0, 1)")
     lora_targets: str = flag(
-        "query,value,interm_dense", f"comma-separated linears, out of {','.join(LINEAR_NAMES)}", names=LINEARS
+        "query,value,interm_dense", f"comma-separated linears, out of {', '.join(LINEAR_NAMES)}", names=LINEARS
     )
     lora_rank_stabilized: bool = flag(False, "scale by alpha / sqrt(r) (Kalajdzievski 2023)")
     lora_bias: str = flag(
@@ -830,6 +840,7 @@ class TransformerShape(Settings):
 class TranslationTraining(StepSettings):
     """training"""
 
+    train_rows: int | None = flag(None, TRAIN_ROWS, "[1, inf)")
     steps: int = flag(1000, "optimizer steps in all", "[1, inf)")
     eval_every: int = flag(100, "steps between two measurements on the dev pairs", "[1, inf)")
     batch_tokens: int = flag(

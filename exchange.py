@@ -1,11 +1,15 @@
-"""Look at a run, switch between runs, merge one into a plain model, and carry tuned tensors to peft and back.
+"""Look at a run, switch between runs, merge one, carry it to peft and back.
 
-python exchange.py show RUN                     what was tuned, on what, with how many parameters
-python exchange.py switch RUN RUN ...           what moving between runs on one base costs, and that it is exact
-python exchange.py merge RUN --out FOLDER       a whole GPT-2 that plain transformers opens
-python exchange.py export RUN --out FOLDER      peft's folder format, for Hugging Face GPT-2
-python exchange.py import FOLDER --run_dir RUN --task sonnet_generation --model_path MODEL
-                                                a run made from a peft folder, for --checkpoint RUN
+python exchange.py show RUN
+    what was tuned, on what, with how many parameters
+python exchange.py switch RUN RUN ...
+    what moving between runs on one base costs, and that it is exact
+python exchange.py merge RUN --out FOLDER
+    a whole GPT-2 that plain transformers opens
+python exchange.py export RUN --out FOLDER
+    peft's folder format, for Hugging Face GPT-2
+python exchange.py import FOLDER --run_dir RUN --task TASK --model_path MODEL
+    a run made from a peft folder, for --checkpoint RUN
 """
 
 import argparse

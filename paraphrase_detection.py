@@ -22,6 +22,7 @@ from datasets import (
     load_paraphrase_data,
 )
 from datasets.augmentation import augment, check_augmentation, describe, format_rows
+from datasets.batching import some_rows
 from datasets.tsv import format_answers
 from evaluation import accuracy, answer_token, macro_f1, predict_paraphrase
 from files import check_writable, write_text
@@ -42,6 +43,7 @@ def main(settings, given):
     if settings.augmentation.augment and not predict_only:
         check_augmentation(settings.augmentation)
     train_rows = [] if predict_only else load_paraphrase_data(data.para_train)
+    train_rows = some_rows(train_rows, settings.training.train_rows, settings.training.seed)
     dev_rows = load_paraphrase_data(data.para_dev, split="dev")
     test_rows = load_paraphrase_data(data.para_test, split="test")
 
@@ -51,10 +53,9 @@ def main(settings, given):
     test = ParaphraseDetectionTestDataset(test_rows, tuned.tokenizer, context)
     if predict_only:
         session.begin(tuned.fingerprint)
-        figures = load_trained(model, run, accelerator)
     else:
-        trained = begin_and_train(session, tuned, model, train_rows, dev, dev_rows)
-        figures = load_trained(model, run, accelerator) | trained
+        begin_and_train(session, tuned, model, train_rows, dev, dev_rows)
+    figures = load_trained(session, model)
     if settings.inference.merge:
         tuned.merge()
     answers, batch_size = {}, settings.inference.eval_batch_size
@@ -69,7 +70,7 @@ def main(settings, given):
 
 
 def begin_and_train(session, tuned, model, train_rows, dev, dev_rows):
-    """Make the training rows, begin the run, train. Returns the loop's figures."""
+    """Make the training rows, begin the run, train."""
     settings, accelerator = session.settings, session.accelerator
     more_rows = augmented_rows(train_rows, settings, accelerator)
     rows = train_rows + more_rows
@@ -90,7 +91,7 @@ def begin_and_train(session, tuned, model, train_rows, dev, dev_rows):
         figures = dev_figures(dev, answers)
         return {"score": figures["dev accuracy"]} | figures
 
-    return session.loop(model, tuned.after_step).fit(batches, tuned.loss(answer_loss), evaluate)
+    session.loop(model, tuned.after_step).fit(batches, tuned.loss(answer_loss), evaluate)
 
 
 def augmented_rows(rows, settings, accelerator):

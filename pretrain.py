@@ -71,9 +71,8 @@ def main(settings, given):
     trained = {}
     if not settings.run.checkpoint:
         trained = train(session.loop(model), batches, measure)
-    figures = load_trained(model, run, accelerator) | trained
-    if trained:
-        figures["best epoch"] += f" of {settings.training.epochs}, of {settings.training.eval_every} steps each"
+    figures = load_trained(session, model) | trained
+    figures["best epoch"] += f", of {settings.training.eval_every} steps each"
     if accelerator.is_main_process:
         say("\n" + format_table(figures, "Pre-training"), end="")
         run.report({"figures": figures, "held out": measure.report(model, untrained)})
@@ -117,7 +116,8 @@ def train(loop, batches, measure):
     rows = options.batch_size * options.gradient_accumulation * loop.accelerator.num_processes
     seen = options.steps * rows * batches.context
     passes = f"{seen:,} ({seen / len(batches.tokens):.2f} passes over the corpus)"
-    return loop.fit(batches, language_model_loss, evaluate) | {"tokens seen": passes}
+    loop.fit(batches, language_model_loss, evaluate)
+    return {"tokens seen": passes}
 
 
 class Measure:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cli.script import say
 from cli.tables import format_table, plus_minus
 from datasets import LengthGroupedBatches, SonnetsDataset, load_sonnets
+from datasets.batching import some_rows
 from datasets.sonnets import PROMPT_LINES, check_unfinished, check_whole, format_sonnets, head_of, warn_of_known
 from decoding.prosody import load_pronouncing, measure_form
 from decoding.template import Lexicon, format_templates, load_tagger, load_templates
@@ -49,6 +50,7 @@ def main(settings, given):
     check_unfinished(prompts, data.held_out_sonnet_path)
     for sonnets, path in ((gold, data.gold_sonnet_path), (prompts, data.held_out_sonnet_path)):
         warn_of_known(sonnets, training, path)
+    training = some_rows(training, settings.training.train_rows, settings.training.seed)
     say(f"{len(training)} training sonnets, {len(gold)} dev sonnets, {len(prompts)} prompts to complete")
 
     tuned = assemble(settings)
@@ -62,11 +64,10 @@ def main(settings, given):
         "dev sonnets": content_hash(gold, data.gold_sonnet_path),
     }
     session.begin(tuned.fingerprint, inputs, batches)
-    trained = {}
     if not settings.run.checkpoint:
         loss_fn = tuned.loss(language_model_loss)
-        trained = train(session.loop(model, tuned.after_step), batches, dev_batches, loss_fn)
-    figures = load_trained(model, run, accelerator) | trained
+        train(session.loop(model, tuned.after_step), batches, dev_batches, loss_fn)
+    figures = load_trained(session, model)
     if settings.inference.merge:
         tuned.merge()
     if accelerator.is_main_process:
@@ -123,7 +124,7 @@ def train(loop, batches, dev_batches, loss_fn):
             say(line)
         return {"score": -loss, "dev loss": loss, "dev perplexity": perplexity(loss)}
 
-    return loop.fit(batches, loss_fn, evaluate)
+    loop.fit(batches, loss_fn, evaluate)
 
 
 def held_out_loss(model, batches, device):

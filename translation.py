@@ -18,7 +18,7 @@ from tqdm import tqdm
 from cli.script import say
 from cli.tables import format_table
 from config import TransformerConfig
-from datasets.batching import run_in_parts
+from datasets.batching import run_in_parts, some_rows
 from datasets.tokenizer import load_tokenizer
 from datasets.translation import (
     TokenBudgetBatches,
@@ -50,7 +50,7 @@ def main(settings, given):
     run, settings, accelerator = session.run, session.settings, session.accelerator
     data, text = settings.data, settings.text
     check_writable(data.translation_out)
-    training, dev = load_training_and_dev(data, text.lowercase, run.predicting)
+    training, dev = load_training_and_dev(data, text.lowercase, run.predicting, settings.training)
     test = load_sources(data.test_pairs, text.lowercase)
     for pairs, path in ((dev, data.dev_pairs), (test, data.test_pairs)):
         warn_of_known(pairs, training, path)
@@ -59,7 +59,8 @@ def main(settings, given):
     model = Transformer(transformer_config(settings.shape, tokenizer))
     begin(session, model, tokenizer, training, dev)
     trained = {} if run.predicting else train(session, model, tokenizer, training, dev)
-    figures = load_trained(model, run, accelerator) | trained | average(model, run, settings)
+    figures = load_trained(session, model) | trained | average(model, run, settings)
+    figures["best epoch"] += f", of {settings.training.eval_every} steps each"
     if accelerator.is_main_process:
         with accelerator.autocast():
             for pairs, name in ((dev, "dev"), (test, "test")):
@@ -73,7 +74,7 @@ def main(settings, given):
         run.report({"figures": figures, "scores": scores})
 
 
-def load_training_and_dev(data, lowercase, predicting):
+def load_training_and_dev(data, lowercase, predicting, options):
     """Both lists of pairs. Where nothing is trained, dev is not read, and the training pairs may be gone, too."""
     try:
         training = load_pairs(data.train_pairs, lowercase)
@@ -81,6 +82,7 @@ def load_training_and_dev(data, lowercase, predicting):
         if not predicting or not isinstance(error.__cause__, FileNotFoundError):
             raise
         training = []
+    training = some_rows(training, options.train_rows, options.seed)
     return training, [] if predicting else load_pairs(data.dev_pairs, lowercase)
 
 
@@ -143,9 +145,8 @@ def train(session, model, tokenizer, training, dev):
             say(line)
         return {"score": -loss, "dev loss": loss, "dev perplexity": perplexity(loss)}
 
-    return loop.fit(batches, lambda *batch: translation_loss(*batch, options.label_smoothing), evaluate) | {
-        "passes over the data": f"{passes:.1f}"
-    }
+    loop.fit(batches, lambda *batch: translation_loss(*batch, options.label_smoothing), evaluate)
+    return {"passes over the data": f"{passes:.1f}"}
 
 
 def average(model, run, settings):

@@ -17,7 +17,7 @@ from types import UnionType
 from cli.settings_file import read_settings
 from errors import UserError, check
 
-WIDTH = 110  # columns of --help
+WIDTH = 80  # columns of --help
 # --- what a line can say ----------------------------------------------------------------------------------------------
 
 
@@ -189,8 +189,9 @@ def parse_flags(settings_class, arguments=None):
     the flags that were typed, or stand in the file. Raises UserError.
     """
     parser = FlagParser(
+        usage="%(prog)s [--FLAG VALUE ...]",
         description=settings_class.__doc__,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=WIDTH),
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=WIDTH),
         argument_default=argparse.SUPPRESS,  # absent flags stay absent: the dataclasses know the defaults
         allow_abbrev=False,
     )
@@ -200,7 +201,8 @@ def parse_flags(settings_class, arguments=None):
         help="more flags from a file, TOML (NAME = VALUE) or a run's settings.json; typed ones win",
     )
     for group in sorted(fields(settings_class), key=lambda group: group.name != "data"):  # the data first
-        section = parser.add_argument_group(group.type.__doc__)
+        title, _, description = " ".join(group.type.__doc__.split()).partition(": ")
+        section = parser.add_argument_group(title, description or None)
         for setting in fields(group.type):
             spellings = [f"--{name}" for name in (setting.name, setting.metadata.get("also")) if name]
             section.add_argument(*spellings, **_argparse_options(setting))
@@ -277,7 +279,7 @@ def _argparse_options(setting):
         help_text += f" (default: {setting.default})"
     kind = _kinds(setting)[0]
     options = {"type": kind, "help": help_text}
-    if setting.metadata.get("choices"):
+    if setting.metadata.get("choices") and not setting.metadata.get("also"):  # argparse repeats them for each spelling
         return options | {"choices": tuple(setting.metadata["choices"])}
     return options | {"metavar": {int: "N", float: "X", str: "TEXT"}[kind]}
 

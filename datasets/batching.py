@@ -58,6 +58,15 @@ def _say_smaller():
     say("out of memory: the batch goes in halves, with the same result; --eval_batch_size would save the attempts")
 
 
+def some_rows(rows, number, seed):
+    """So many of the rows, drawn by the seed, in their order; all of them where number is None or larger."""
+    if number is None or number >= len(rows):
+        return rows
+    chosen = sorted(random.Random(f"rows-{seed}").sample(range(len(rows)), number))
+    say(f"{number} of {len(rows)} training rows are used (--train_rows)")
+    return [rows[place] for place in chosen]
+
+
 class LengthGroupedBatches:
     """The batches of a dataset, grouped by length.
 

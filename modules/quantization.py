@@ -127,6 +127,11 @@ class NF4Linear(TunedLinear):
         """A plain nn.Linear of the unpacked weight."""
         return plain_linear(nn.Parameter(self.weight, requires_grad=False), self.bias)
 
+    @property
+    def packed_weights(self):
+        """How many weights the buffers stand for."""
+        return self.out_features * self.in_features
+
     def size(self):
         """Bytes of the quantised weight."""
         return sum(getattr(self, name).numel() * getattr(self, name).element_size() for name in self.PARTS)

@@ -21,7 +21,7 @@ from models.sonnet_gpt import SonnetGPT, language_model_loss
 from tests.helpers import RandomRows
 from tests.inputs import ROOT
 from tests.tiny import forget_accelerate_state
-from training.assembly import load_trained, make_accelerator
+from training.assembly import make_accelerator
 from training.loop import TrainingLoop, total_steps
 from training.runs import Run, content_hash
 from tuning.attach import attach
@@ -61,7 +61,7 @@ def train(
         run.begin("test", SonnetSettings(training=settings), BASE, inputs, steps)
     accelerator.wait_for_everyone()
     TrainingLoop(model, settings, run, accelerator, after_step).fit(batches, loss_fn, evaluate)
-    load_trained(model, run, accelerator)
+    run.load_best(model)
     return run.folder
 
 

@@ -150,9 +150,9 @@ def test_gpt2_is_trained_in_one_mode_alone(review_flags, model_folder, monkeypat
     seen = []
     original = classifier.load_trained
 
-    def spy(model, *arguments):
+    def spy(session, model):
         seen.append(model)
-        return original(model, *arguments)
+        return original(session, model)
 
     monkeypatch.setattr(classifier, "load_trained", spy)
     run(classifier, [*review_flags, "--precision", "fp32", "--fine-tune-mode", mode])

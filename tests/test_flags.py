@@ -292,11 +292,11 @@ OTHER_DECODERS = (  # what does not go with --decode mbr
 NOT_DEFAULT_IN_BOTH = (
     "--model_size gpt2-xl --model_path m --dropout 0 --lora --lora_rank 2 --lora_alpha 3 --lora_dropout 0.1 "
     "--lora_targets key --lora_rank_stabilized --lora_bias all --adapter --adapter_size 3 "
-    "--adapter_placement pfeiffer --seed 1 --epochs 2 --batch_size 3 "
+    "--adapter_placement pfeiffer --seed 1 --epochs 2 --train_rows 50 --batch_size 3 "
     "--lr 3.3e-5 --weight_decay 0.1 --schedule cosine --warmup_ratio 0.5 --gradient_accumulation 2 "
     "--max_grad_norm 0.5 --beta2 0.9 --patience 3 --use_gpu --precision bf16 --eval_batch_size 4 --merge --run_dir r "
     "--resume --tuning prompt llama_adapter top_layers --prompt_length 3 --llama_length 3 --llama_layers 2 "
-    "--llama_gate head --top_layers_count 1 --save_minutes 3"
+    "--llama_gate head --top_layers_count 1 --save_minutes 3 --log_with wandb"
 )
 
 

@@ -15,7 +15,7 @@ from models.sonnet_gpt import SonnetGPT
 from tests.helpers import RandomRows
 from tests.peft_hosts import PeftHost
 from tests.tiny import forget_accelerate_state, make_hugging_face_gpt2
-from training.assembly import load_trained, make_accelerator
+from training.assembly import make_accelerator
 from training.loop import TrainingLoop, learning_rate_factor, total_steps
 from training.runs import Run
 from tuning.attach import attach
@@ -52,7 +52,7 @@ def train(gpt2, folder, settings, rows=40, after_step=None, resumed=False, score
     run.begin("test", SonnetSettings(training=settings), base, total_steps=total_steps(batches, settings))
     accelerator = make_accelerator(settings)
     TrainingLoop(model, settings, run, accelerator, after_step).fit(batches, language_model_loss, evaluate)
-    load_trained(model, run, accelerator)
+    run.load_best(model)
     return run
 
 

@@ -6,11 +6,9 @@ after all of it.
 
 import copy
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 from accelerate import Accelerator
 
@@ -20,13 +18,14 @@ from datasets import LengthGroupedBatches, load_tokenizer
 from errors import UserError, check
 from formats.hub import find_model
 from models.gpt2 import GPT2Model
+from training.figures import record_of, table_of
 from training.loop import TrainingLoop, total_steps
 from training.processes import in_first_process
 from training.randomness import seed_everything
 from training.runs import Run, fingerprint, open_run
+from training.trackers import Tracker, check_tracker
 from tuning.attach import attach, cast_for_prediction, cast_frozen, check_mergeable, freeze, merge
 from tuning.register import METHODS, chosen_methods, default_learning_rate
-from tuning.state import count_parameters
 
 OLDEST_TORCH = (2, 8)
 # What accelerate would take from the environment over a run's own settings.
@@ -81,6 +80,9 @@ class Session:
 
         def begin():
             run.begin(self.task, self.settings, base, inputs, steps)
+            if self.settings.run.log_with != "none" and not run.predicting:
+                with run.given_up_on_errors():
+                    run.trackers.append(Tracker(self.settings.run.log_with, run, self.settings))
             return run.folder, run.total_steps
 
         run.folder, run.total_steps = in_first_process(begin)
@@ -98,6 +100,7 @@ def open_session(task, settings, given, prefix, part=""):
     """
     found = tuple(int(number) for number in torch.__version__.split("+")[0].split(".")[:2])
     check(found >= OLDEST_TORCH, f"torch {torch.__version__} is too old: this project needs 2.8 or newer")
+    check_tracker(settings.run.log_with)
     run, settings = open_run(task, run_name(prefix, settings), settings, given, part)
     options = settings.training
     if options.lr is None:
@@ -232,27 +235,10 @@ def assemble(settings, with_tokenizer=True):
     return Assembly(gpt2, tokenizer, methods, base, folder)
 
 
-def load_trained(model, run, accelerator):
+def load_trained(session, model):
     """Put the run's best epoch into model, ready to predict. Returns what a report wants to know, {name: text}."""
+    run = session.run
     best = run.load_best(model)
-    model.to(accelerator.device).eval()
-    trained, total = count_parameters(model)
-    size = f"{run.bytes / 2**20:.1f} MiB" if run.bytes >= 2**20 else f"{run.bytes / 2**10:.0f} KiB"
-    return {
-        "run": f"{run.folder} ({size} of trained weights)",
-        "trained parameters": f"{trained:,} of {total:,} ({100 * trained / total:.2f} %)",
-        "best epoch": str(best["epoch"]),
-        "peak memory": f"{peak_memory(accelerator.device) / 2**30:.2f} GiB",
-    }
-
-
-def peak_memory(device):
-    """Bytes: on the GPU what torch allocated at most, on the CPU the process's largest resident set."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return psutil.Process().memory_info().peak_wset
-    import resource  # not on Windows
-
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    model.to(session.accelerator.device).eval()
+    run.facts = record_of(session, model, best)
+    return table_of(run.facts)

@@ -21,6 +21,7 @@ from datasets.batching import rows_of, split_batch
 from errors import Diverged, check, is_out_of_memory
 from files import write_json
 from optimizer import AdamW, parameter_groups
+from training.pace import Pace, in_words
 from training.processes import in_first_process, sum_over_processes
 from training.randomness import random_states, restore_random_states, seed_everything
 
@@ -43,34 +44,34 @@ class TrainingLoop:
         self.kept_at = time.monotonic()
 
     def fit(self, batches, loss_fn, evaluate):
-        """Train, and keep every epoch and the best one. Returns {"seconds an epoch": text}, {} where none was trained.
+        """Train, and keep every epoch and the best one.
 
         batches: a LengthGroupedBatches. loss_fn(model, batch) -> (loss, count): the *sum* of the batch's losses and the
         number of terms in it, so that accumulated and distributed steps weigh every term alike. evaluate(model) -> dict
         of figures; the highest "score" is the best epoch. Raises Diverged where numbers stay not finite.
         """
         with contextlib.closing(self.run):
-            return self._all_epochs(batches, loss_fn, evaluate)
+            self._all_epochs(batches, loss_fn, evaluate)
 
     def _all_epochs(self, batches, loss_fn, evaluate):
         settings, progress = self.settings, self.progress
+        unit = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
+        self.pace = Pace(total_steps(batches, settings), progress.step, unit)
         if progress.step:
             where = f", step {progress.epoch_step} of epoch {progress.epoch + 1}" if progress.epoch_step else ""
             say(f"{self.run.folder}: continuing after epoch {progress.epoch}{where}")
-        seconds = []
         for epoch in range(progress.epoch + 1, settings.epochs + 1):
             if settings.patience and progress.epochs_since_best >= settings.patience:
                 say(f"no better score for {settings.patience} epochs: stopping early")
                 break
             start = time.perf_counter()
             train_loss = self._train_epoch(batches, loss_fn)
-            seconds.append(time.perf_counter() - start)
+            seconds = time.perf_counter() - start
             figures = self._evaluate(evaluate)
-            self._keep_epoch({"epoch": epoch, "train_loss": train_loss, "seconds": seconds[-1]} | figures)
+            self._keep_epoch({"epoch": epoch, "train_loss": train_loss, "seconds": seconds} | figures)
             shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items() if name != "score")
             best = " (best so far)" if progress.epochs_since_best == 0 else ""
             say(f"epoch {epoch}/{settings.epochs}: train loss {train_loss:.4f}, {shown}{best}")
-        return {"seconds an epoch": f"{sum(seconds) / len(seconds):.1f}"} if seconds else {}
 
     def _evaluate(self, evaluate):
         """The figures of an epoch. A stop meanwhile keeps the epoch's steps: only the evaluation is made again."""
@@ -126,13 +127,20 @@ class TrainingLoop:
                 line, requests = self._step(micro_batches, loss_fn)
                 if self.accelerator.is_main_process:
                     self.run.log({"epoch": epoch, "step": progress.step} | line)
-                bar.set_postfix({name: f"{value:.4g}" for name, value in line.items() if name != "skipped"})
-                bar.update()
+                self._show(bar, line)
                 if any(requests):
                     self._keep(random_states(gather_object, self.accelerator))
                     _stop_if_asked(requests[1])
         check(progress.epoch_count, "not one step of the epoch had a finite loss: lower --lr, or try --precision fp32")
         return progress.epoch_loss / progress.epoch_count
+
+    def _show(self, bar, line):
+        """The step's line beside the bar, and how long the whole run will take."""
+        left = self.pace.left(self.progress.step)
+        shown = {name: f"{value:.4g}" for name, value in line.items() if name != "skipped"}
+        bar.set_postfix(shown | ({"left": in_words(left)} if left else {}))
+        bar.update()
+        self.pace.tell(self.progress.step, line.get("loss", math.nan))
 
     def _step(self, micro_batches, loss_fn):
         """One optimizer step: (its line in the metrics, (whether to keep the state, the signal that has come or 0))."""

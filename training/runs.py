@@ -82,6 +82,8 @@ class Run:
     total_steps: int = 0
     bytes: int = 0
     part: str = ""
+    facts: dict = field(default_factory=dict)  # what a report says of it, as from `record_of`
+    trackers: list = field(default_factory=list, repr=False)  # what gets the lines of metrics, too
     metrics: "Metrics | None" = None  # in the main process
     lock: filelock.FileLock = field(default=None, repr=False)
 
@@ -114,7 +116,7 @@ class Run:
         made = not self.folder.exists() or self.claims
         with user_errors(self.folder):
             self._take_folder()
-        try:
+        with self.given_up_on_errors(made):
             self._lock()
             if self.resumed:
                 self._go_on(self.record(), settings, total_steps)
@@ -125,15 +127,21 @@ class Run:
                 now |= {"part": self.part} if self.part else {}
                 self._write_record(now | {"settings": settings_to_dict(settings)})
                 self.total_steps = total_steps
-        except UserError:  # no half-made run is left behind
+        self.metrics = Metrics(self.folder / "metrics.jsonl")
+        on_stop(f"go on with: python {task}.py --resume --run_dir {self.home}")
+
+    @contextlib.contextmanager
+    def given_up_on_errors(self, made=True):
+        """Where this context ends in a UserError, no half-made run is left behind. made: its folder was made for it."""
+        try:
+            yield
+        except UserError:
             self.close()
             if made and not self.resumed:
                 shutil.rmtree(self.folder, ignore_errors=True)
                 with contextlib.suppress(OSError):  # not empty: other parts are there
                     self.home.rmdir()
             raise
-        self.metrics = Metrics(self.folder / "metrics.jsonl")
-        on_stop(f"go on with: python {task}.py --resume --run_dir {self.home}")
 
     def _go_on(self, record, settings, total_steps):
         """The learning rate follows the steps that the run was begun with, unless the user asks for more epochs."""
@@ -172,6 +180,8 @@ class Run:
 
     def close(self):
         """Let go of the folder."""
+        while self.trackers:
+            self.trackers.pop().close()
         if self.lock is not None and self.lock.is_locked:
             (self.folder / ".lock.json").unlink(missing_ok=True)
             self.lock.release()  # the file .lock stays: to remove it would let two others lock two different files
@@ -223,6 +233,8 @@ class Run:
     def log(self, record):
         """Append one line to metrics.jsonl."""
         self.metrics.add(record)
+        for tracker in self.trackers:
+            tracker.log(record)
 
     def save(self, model, optimizer, progress, random_states):
         """Keep where training stands. random_states: {name: uint8 tensor}. Raises Diverged, and changes nothing."""
@@ -321,8 +333,8 @@ class Run:
         return self.folder / (f"checkpoint-{name}" if self.predicting else name)
 
     def report(self, record):
-        """Keep what the script has printed at its end, for whoever compares runs."""
-        write_json(self.output("report.json"), record)
+        """Keep what the script has printed at its end, and the run's facts as numbers, for whoever compares runs."""
+        write_json(self.output("report.json"), {"run": self.facts} | record)
 
 
 class Metrics:

@@ -37,6 +37,7 @@ def load_tuning(model, tensors, source="the run"):
 
 
 def count_parameters(model):
-    """(trainable, total)"""
+    """(trainable, total): a weight that is packed into fewer bytes counts as the weight that it is."""
     counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
-    return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
+    packed = sum(module.packed_weights for module in model.modules() if hasattr(module, "packed_weights"))
+    return sum(n for n, trained in counts if trained), packed + sum(n for n, _ in counts)
