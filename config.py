@@ -469,7 +469,9 @@ class ParaphraseData(Settings, from_flags="when predicting"):
     para_train: str = flag("data/quora-train.csv", "training pairs", free_on_resume=True)
     para_dev: str = flag("data/quora-dev.csv", "dev pairs: their accuracy picks the best epoch", free_on_resume=True)
     para_test: str = flag("data/quora-test-student.csv", "test pairs, without labels", free_on_resume=True)
-    swap_questions: bool = flag(False, "train on every pair in both orders: twice the rows, the question is the same")
+    swap_questions: bool = flag(
+        False, "train on every pair in both orders: twice the rows, the question is the same", training_only=True
+    )
     para_dev_out: str = flag("predictions/para-dev-output.csv", "where the dev predictions go", free_on_resume=True)
     para_test_out: str = flag("predictions/para-test-output.csv", "where the test predictions go", free_on_resume=True)
 
@@ -481,7 +483,7 @@ EDA, BACK_TRANSLATION = (("augment", name) for name in ("eda", "back_translation
 EDA_OPERATIONS = ("synonyms", "insertion", "swap", "deletion")
 
 
-class AugmentationSettings(Settings):
+class AugmentationSettings(Settings, training_only=True):
     """augmentation: more training pairs, made from those there are (never from dev or test)"""
 
     augment: tuple = flag(
