@@ -94,10 +94,14 @@ class Transformer(nn.Module):
 
     def _init_weights(self):
         """Linears as Glorot & Bengio (2010), biases 0, embeddings normal(0, 1 / sqrt(D)): so that, times sqrt(D), they
-        are as large as the sinusoids, and logits start small."""
+        are as large as the sinusoids, and logits start small. Query, key and value start smaller by sqrt(2), as those
+        of torch and of fairseq, which draw the three as one matrix: with post-LayerNorm deep stacks learn otherwise
+        hardly to look at the source."""
         for name, parameter in self.named_parameters():
             if "embedding" in name:
                 nn.init.normal_(parameter, std=self.config.hidden_size**-0.5)
+            elif name.endswith(("query.weight", "key.weight", "value.weight")):
+                nn.init.xavier_uniform_(parameter, gain=2**-0.5)
             elif parameter.dim() == 2:
                 nn.init.xavier_uniform_(parameter)
             elif name.endswith("bias"):

@@ -158,6 +158,26 @@ def test_parallel_sees_each_encoder_layer_and_base_the_last_alone():
         assert len({id(x) for x in seen}) == distinct
 
 
+def test_weights_start_as_large_as_torchs():
+    """nn.MultiheadAttention and nn.Linear under xavier_uniform_, as nn.Transformer has them."""
+    model = Transformer(TransformerConfig(**SHAPE | {"hidden_size": 128, "intermediate_size": 256}))
+    theirs = nn.Transformer(128, 4, 1, 1, 256, batch_first=True).decoder.layers[0]
+    layer = model.decoder_layers[0]
+    ours = [layer.cross_attention.query, layer.cross_dense.dense, layer.interm_dense, layer.out_dense.dense]
+    for linear, wanted in zip(
+        ours,
+        (
+            theirs.multihead_attn.in_proj_weight,
+            theirs.multihead_attn.out_proj.weight,
+            theirs.linear1.weight,
+            theirs.linear2.weight,
+        ),
+        strict=True,
+    ):
+        assert linear.weight.std().item() == pytest.approx(wanted.std().item(), rel=0.03)
+        assert linear.bias.eq(0).all()
+
+
 @pytest.mark.parametrize("tied, number", [("all", 1), ("target", 2), ("none", 3)])
 def test_tied_embeddings(tied, number):
     names = [name for name, _ in make(tied_embeddings=tied).named_parameters() if "embedding" in name]
