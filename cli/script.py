@@ -83,17 +83,13 @@ def run_script(main, *arguments):
     """Call main(*arguments). A UserError or a stop becomes a line on stderr and an exit code; other errors are bugs."""
     _Stops.running = True
     try:
-        outcome = main(*arguments)
-        _leave_the_others()
-        return outcome
+        return main(*arguments)
     except UserError as error:
         _tell(f"error: {' '.join(str(error).split())}")
-        _leave_the_others()
-        sys.exit(error.exit_code)
+        _exit(error.exit_code)
     except Stopped as stop:
         _tell(f"stopped; {_Stops.hint}")
-        _leave_the_others()
-        sys.exit(128 + stop.number)
+        _exit(128 + stop.number)
     except KeyboardInterrupt:  # where nobody called `start`
         _tell(f"stopped; {_Stops.hint}")
         sys.exit(130)
@@ -104,11 +100,16 @@ def run_script(main, *arguments):
         _Stops.running, _Stops.asked = False, None
 
 
-def _leave_the_others():
-    """Of several processes: take leave, or the exit ends in an abort. (torch is not imported to ask.)"""
+def _exit(code):
+    """End the process. One of several ends at once: whatever it would still tidy up, the others may have closed, and
+    that ends in an abort. (torch is not imported to ask.)"""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _tell(line):
