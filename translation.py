@@ -55,18 +55,25 @@ def main(settings, given):
     for pairs, path in ((dev, data.dev_pairs), (test, data.test_pairs)):
         warn_of_known(pairs, training, path)
     tokenizer = find_tokenizer(run, training, text.vocab_size)
+    sets = {
+        name: TranslationDataset(pairs, tokenizer, text.max_length, cut=True)
+        for name, pairs in (("dev", dev), ("test", test))
+        if pairs
+    }
+    batches = None
+    if not run.predicting:
+        batches = make_batches(TranslationDataset(training, tokenizer, text.max_length), settings, accelerator)
     seed_everything(settings.training.seed)
     model = Transformer(transformer_config(settings.shape, tokenizer))
-    begin(session, model, tokenizer, training, dev)
-    trained = {} if run.predicting else train(session, model, tokenizer, training, dev)
+    begin(session, model, tokenizer, training, dev, batches)
+    trained = {} if run.predicting else train(session, model, batches, sets["dev"])
     figures = load_trained(session, model) | trained | average(model, run, settings)
     figures["best epoch"] += f", of {settings.training.eval_every} steps each"
     if accelerator.is_main_process:
         with accelerator.autocast():
-            for pairs, name in ((dev, "dev"), (test, "test")):
-                if pairs and pairs[0][1] is not None:
-                    figures |= Measure(pairs, tokenizer, settings, accelerator.device).figures(model, name)
-            translations = translate(model, tokenizer, test, settings)
+            for name in [name for name, pairs in (("dev", dev), ("test", test)) if pairs and pairs[0][1] is not None]:
+                figures |= loss_figures(mean_loss(model, sets[name], settings, accelerator.device), name)
+            translations = translate(model, tokenizer, sets["test"], settings.decoding)
         write_text(data.translation_out, "".join(f"{line}\n" for line in translations))
         scores = score(test, translations, training, settings.decoding.bleu_tokenize)
         say("\n" + format_table(figures, "Translation"), end="")
@@ -109,7 +116,14 @@ def transformer_config(shape, tokenizer):
     )
 
 
-def begin(session, model, tokenizer, training, dev):
+def make_batches(dataset, settings, accelerator):
+    options = settings.training
+    count = options.eval_every * options.gradient_accumulation
+    rank, world = accelerator.process_index, accelerator.num_processes
+    return TokenBudgetBatches(dataset, options.batch_tokens, count, options.seed, rank, world)
+
+
+def begin(session, model, tokenizer, training, dev, batches):
     """Begin the run; its tokenizer is a part of it."""
     run, data = session.run, session.settings.data
     base = fingerprint(model, tokenizer) | {"weights": "random"}  # made anew, by other versions of torch perhaps
@@ -117,30 +131,24 @@ def begin(session, model, tokenizer, training, dev):
         "training pairs": content_hash(training, data.train_pairs),
         "dev pairs": content_hash(dev, data.dev_pairs),
     }
-    session.begin(base, inputs, range(session.settings.training.eval_every))  # what counts of batches is their number
+    session.begin(base, inputs, batches)
     if not run.predicting:
         in_first_process(write_text, run.folder / TOKENIZER, tokenizer.to_str())
     number = sum(parameter.numel() for parameter in model.parameters())
     say(f"{number:,} parameters, {tokenizer.get_vocab_size()} tokens")
 
 
-def train(session, model, tokenizer, training, dev):
-    """Train; returns the loop's figures."""
+def train(session, model, batches, dev):
+    """Train; returns a figure for the table. dev: the TranslationDataset that is measured on."""
     settings, run, accelerator = session.settings, session.run, session.accelerator
-    options = settings.training
-    dataset = TranslationDataset(training, tokenizer, settings.text.max_length)
-    measure = Measure(dev, tokenizer, settings, accelerator.device)
-    count = options.eval_every * options.gradient_accumulation
-    rank, world = accelerator.process_index, accelerator.num_processes
-    batches = TokenBudgetBatches(dataset, options.batch_tokens, count, options.seed, rank, world)
-    passes = options.steps * options.gradient_accumulation * world / batches.an_epoch
-    loop = session.loop(model)
+    options, loop = settings.training, session.loop(model)
+    passes = options.steps * options.gradient_accumulation * accelerator.num_processes / batches.a_pass
 
     def evaluate(model):
         if options.average > 1:
             number = loop.progress.epoch + 1
             in_first_process(run.save_snapshot, model, number, options.average)
-        loss = measure.loss(model)
+        loss = mean_loss(model, dev, settings, accelerator.device)
         if line := absurdity(loss, model.config.vocab_size):
             say(line)
         return {"score": -loss, "dev loss": loss, "dev perplexity": perplexity(loss)}
@@ -157,27 +165,20 @@ def average(model, run, settings):
     return {"weights": f"mean of the measurements {numbers[0]} to {numbers[-1]}"}
 
 
-class Measure:
-    """The loss of a model on some pairs: plain, without label smoothing."""
-
-    def __init__(self, pairs, tokenizer, settings, device):
-        self.dataset = TranslationDataset(pairs, tokenizer, settings.text.max_length, cut=True)
-        self.budget, self.device = settings.training.batch_tokens, device
-
-    @torch.no_grad()
-    def loss(self, model):
-        """Nats a token, the end of the text included."""
-        batches = (to_device(batch, self.device) for batch in dev_batches(self.dataset, self.budget))
-        sums = [s for batch in batches for s in run_in_parts(lambda part: translation_loss(model, part), batch)]
-        return sum(loss.item() for loss, _ in sums) / sum(int(count) for _, count in sums)
-
-    def figures(self, model, name):
-        loss = self.loss(model)
-        return {f"{name} loss": f"{loss:.4f} nats a token", f"{name} perplexity": f"{perplexity(loss):.2f}"}
+@torch.no_grad()
+def mean_loss(model, dataset, settings, device):
+    """Nats a token over a TranslationDataset, the end of the text included: plain, without label smoothing."""
+    batches = (to_device(batch, device) for batch in dev_batches(dataset, settings.training.batch_tokens))
+    sums = [s for batch in batches for s in run_in_parts(lambda part: translation_loss(model, part), batch)]
+    return sum(loss.item() for loss, _ in sums) / sum(int(count) for _, count in sums)
 
 
-def translate(model, tokenizer, pairs, settings):
-    dataset, options = TranslationDataset(pairs, tokenizer, settings.text.max_length, cut=True), settings.decoding
+def loss_figures(loss, name):
+    return {f"{name} loss": f"{loss:.4f} nats a token", f"{name} perplexity": f"{perplexity(loss):.2f}"}
+
+
+def translate(model, tokenizer, dataset, options):
+    """The translations of a TranslationDataset's sources, in order. options: TranslationDecoding."""
     translator = Translator(model, tokenizer, options.decoding, dataset.end, options.eval_batch_size)
     with tqdm(total=len(dataset), desc="translating", unit="sentence", disable=None) as bar:
         return translator.translate([source for _, source, _ in dataset.rows], bar.update)

@@ -188,6 +188,27 @@ def parse_flags(settings_class, arguments=None):
     settings_class: a dataclass whose fields are groups. Returns (settings, given): `given` (Given) holds the names of
     the flags that were typed, or stand in the file. Raises UserError.
     """
+    typed = vars(_parser(settings_class).parse_args(arguments))
+    file = typed.pop("settings", None)
+    read = _from_file(settings_class, file, typed) if file else {}
+    given = read | typed
+    groups = {
+        group.name: {s.name: given[s.name] for s in fields(group.type) if s.name in given}
+        for group in fields(settings_class)
+    }
+    try:
+        _refuse_idle_flags(settings_class, given)
+        settings = settings_from_dict(settings_class, groups)
+    except UserError as error:
+        subject = re.search(r"--(\w+)", str(error))
+        if not read or (subject and subject[1] in typed):
+            raise
+        raise UserError(f"{file}: {error}") from error
+    return settings, Given(given, dict.fromkeys(read, file))
+
+
+def _parser(settings_class):
+    """All flags of a script, in their groups."""
     parser = FlagParser(
         usage="%(prog)s [--FLAG VALUE ...]",
         description=settings_class.__doc__,
@@ -206,23 +227,7 @@ def parse_flags(settings_class, arguments=None):
         for setting in fields(group.type):
             spellings = [f"--{name}" for name in (setting.name, setting.metadata.get("also")) if name]
             section.add_argument(*spellings, **_argparse_options(setting))
-    typed = vars(parser.parse_args(arguments))
-    file = typed.pop("settings", None)
-    read = _from_file(settings_class, file, typed) if file else {}
-    given = read | typed
-    groups = {
-        group.name: {s.name: given[s.name] for s in fields(group.type) if s.name in given}
-        for group in fields(settings_class)
-    }
-    try:
-        _refuse_idle_flags(settings_class, given)
-        settings = settings_from_dict(settings_class, groups)
-    except UserError as error:
-        subject = re.search(r"--(\w+)", str(error))
-        if not read or (subject and subject[1] in typed):
-            raise
-        raise UserError(f"{file}: {error}") from error
-    return settings, Given(given, dict.fromkeys(read, file))
+    return parser
 
 
 def _from_file(settings_class, path, typed):

@@ -83,7 +83,10 @@ def run_script(main, *arguments):
     """Call main(*arguments). A UserError or a stop becomes a line on stderr and an exit code; other errors are bugs."""
     _Stops.running = True
     try:
-        return main(*arguments)
+        result = main(*arguments)
+        if several := _processes_that_train_as_one():
+            several.destroy_process_group()  # left to the interpreter's end, its threads abort one process in two
+        return result
     except UserError as error:
         _tell(f"error: {' '.join(str(error).split())}")
         _exit(error.exit_code)
@@ -102,14 +105,19 @@ def run_script(main, *arguments):
 
 def _exit(code):
     """End the process. One of several ends at once: whatever it would still tidy up, the others may have closed, and
-    that ends in an abort. (torch is not imported to ask.)"""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+    that ends in an abort."""
+    if _processes_that_train_as_one():
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(BrokenPipeError):
                 stream.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _processes_that_train_as_one():
+    """torch.distributed where this is one of several processes, else None. (torch is not imported to ask.)"""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed if distributed and distributed.is_available() and distributed.is_initialized() else None
 
 
 def _tell(line):

@@ -17,33 +17,38 @@ def load_pairs(paths, lowercase=False):
     White space at the ends of a sentence is dropped. Raises UserError for a pair that is not whole, with its line, and
     for two files of different length: every later pair would be shifted.
     """
-    names = split_names(paths)
-    check(0 < len(names) <= 2, f"{paths}: give one tab-separated file, or two files as SOURCE,TARGET")
-    if len(names) == 1:
-        pairs = [_halves(line, names[0], number) for number, line in _lines(names[0])]
-    else:
-        sources, targets = (list(_lines(name)) for name in names)
-        check(
-            len(sources) == len(targets),
-            f"{names[0]} has {len(sources)} lines, {names[1]} {len(targets)}: they must be translations line by line",
-        )
-        pairs = [(source.strip(), target.strip()) for (_, source), (_, target) in zip(sources, targets, strict=True)]
-    for number, pair in enumerate(pairs, start=1):
-        check(all(pair), f"{paths}, pair {number}: one of its sentences is empty; mend the file, or leave the pair out")
-    say(f"{paths}: {len(pairs)} pairs")
-    return [tuple(half.lower() for half in pair) for pair in pairs] if lowercase else pairs
+    return _checked(_pairs_of(_read(paths)), paths, lowercase)
 
 
 def load_sources(paths, lowercase=False):
     """[(source, target or None)]: as `load_pairs`, or the lines of a file without tabs, which has no translations."""
+    files = _read(paths)
+    (name, lines), *others = files.items()
+    if others or any("\t" in line for line in lines):
+        return _checked(_pairs_of(files), paths, lowercase)
+    for number, line in enumerate(lines, start=1):
+        check(line.strip(), f"{name}, line {number} is empty: there is nothing to translate; leave it out")
+    say(f"{name}: {len(lines)} sentences without translations")
+    return [((line.lower() if lowercase else line).strip(), None) for line in lines]
+
+
+def _read(paths):
+    """{path: its lines} of one file or two; blank lines at its end do not count."""
     names = split_names(paths)
-    if len(names) == 1 and not any("\t" in line for _, line in _lines(names[0])):
-        sources = [line.strip() for _, line in _lines(names[0])]
-        for number, line in enumerate(sources, start=1):
-            check(line, f"{paths}, line {number} is empty: there is nothing to translate; leave it out")
-        say(f"{paths}: {len(sources)} sentences without translations")
-        return [(line.lower() if lowercase else line, None) for line in sources]
-    return load_pairs(paths, lowercase)
+    check(0 < len(names) <= 2, f"{paths}: give one tab-separated file, or two files as SOURCE,TARGET")
+    return {name: read_text(name).rstrip("\n").split("\n") for name in names}
+
+
+def _pairs_of(files):
+    (name, lines), *others = files.items()
+    if not others:
+        return [_halves(line, name, number) for number, line in enumerate(lines, start=1)]
+    ((other, targets),) = others
+    check(
+        len(lines) == len(targets),
+        f"{name} has {len(lines)} lines, {other} {len(targets)}: they must be translations line by line",
+    )
+    return list(zip(lines, targets, strict=True))
 
 
 def _halves(line, path, number):
@@ -52,13 +57,15 @@ def _halves(line, path, number):
         len(halves) == 2,
         f"{path}, line {number}: {len(halves)} fields; a line must be a sentence, a tab and its translation",
     )
-    return tuple(half.strip() for half in halves)
+    return halves
 
 
-def _lines(path):
-    """(number, line) of every line of a text file; blank lines at its end do not count."""
-    lines = read_text(path).rstrip("\n").split("\n")
-    return list(enumerate(lines, start=1))
+def _checked(pairs, paths, lowercase):
+    pairs = [tuple(half.strip() for half in pair) for pair in pairs]
+    for number, pair in enumerate(pairs, start=1):
+        check(all(pair), f"{paths}, pair {number}: one of its sentences is empty; mend the file, or leave the pair out")
+    say(f"{paths}: {len(pairs)} pairs")
+    return [tuple(half.lower() for half in pair) for pair in pairs] if lowercase else pairs
 
 
 def warn_of_known(pairs, training, path):
@@ -137,7 +144,7 @@ class TokenBudgetBatches:
         return self.batches
 
     @property
-    def an_epoch(self):
+    def a_pass(self):
         """Batches of one pass over the data."""
         return len(self._of_pass(0))
 

@@ -38,10 +38,8 @@ class Translator:
         source_ids, source_mask = (x.to(device) for x in pad(sources, self.end))
         limits = [len(source) + EXTRA_TOKENS for source in sources]  # each its own: the batch must not matter
         rules = Rules(self.settings, self.end, stop=lambda index, ids: len(ids) >= limits[index])
-        steps, prompts = (
-            TransformerSteps(self.model, source_ids, source_mask, self.end, max(limits)),
-            [[]] * len(limits),
-        )
+        steps = TransformerSteps(self.model, source_ids, source_mask, self.end, max(limits))
+        prompts = [[]] * len(limits)
         if self.settings.decode == "beam":
             found = [texts[0][0] for texts in beam_search(steps, prompts, rules)]
         else:

@@ -90,3 +90,19 @@ class RandomRows:
         ids = torch.nn.utils.rnn.pad_sequence([row for _, row in items], batch_first=True, padding_value=8599)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for _, row in items], batch_first=True)
         return {"token_ids": ids, "attention_mask": mask, "sent_ids": [f"row{index}" for index, _ in items]}
+
+
+class Rows:
+    """A dataset whose items are row numbers and whose batches are lists of them."""
+
+    def __init__(self, lengths):
+        self.lengths = lengths
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __getitem__(self, index):
+        return index
+
+    def collate_fn(self, items):
+        return items

@@ -12,6 +12,7 @@ from datasets import (
     SonnetsDataset,
     pad,
 )
+from tests.helpers import Rows
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
@@ -27,22 +28,6 @@ def test_pad_against_a_loop(side):
             ids_here = [50256, *ids_here] if side == "left" else [*ids_here, 50256]
             mask_here = [0, *mask_here] if side == "left" else [*mask_here, 0]
         assert ids == ids_here and mask == mask_here
-
-
-class Rows:
-    """A dataset whose items are row numbers and whose batches are lists of them."""
-
-    def __init__(self, lengths):
-        self.lengths = lengths
-
-    def __len__(self):
-        return len(self.lengths)
-
-    def __getitem__(self, index):
-        return index
-
-    def collate_fn(self, items):
-        return items
 
 
 def random_lengths(count, seed=0):

@@ -13,7 +13,7 @@ from cli.flags import parse_flags
 from config import LoRASettings, SonnetSettings
 from models.gpt2 import GPT2Model
 from tests.inputs import ROOT, run, without
-from training.figures import code_version, epochs_of, in_bytes
+from training.figures import code_version, in_bytes
 from training.pace import Pace, in_words
 from training.runs import Run
 from tuning.attach import attach
@@ -23,7 +23,7 @@ from tuning.state import count_parameters
 def test_a_run_says_all_that_a_report_needs(sonnet_flags, tmp_path, capsys):
     run(sonnet_generation, [*sonnet_flags, "--lora", "--run_dir", "run", "--precision", "fp32"])
     out, report = capsys.readouterr().out, json.loads((tmp_path / "run/report.json").read_text())
-    facts, epochs = report["run"], epochs_of(Run(tmp_path / "run"))
+    facts, epochs = report["run"], Run(tmp_path / "run").epochs()
     assert (facts["learning rate"], facts["rows a step"], facts["seed"], facts["precision"]) == (1e-3, 8, 11711, "fp32")
     assert facts["torch"] == torch.__version__ and re.fullmatch(r"\d{4}-\d\d-\d\d", facts["date"])
     assert [facts["initial train loss"], facts["final train loss"]] == [epoch["train_loss"] for epoch in epochs]
@@ -42,7 +42,7 @@ def test_a_run_says_all_that_a_report_needs(sonnet_flags, tmp_path, capsys):
 def test_metrics_that_are_damaged_are_passed_over(tmp_path):
     good = {"epoch": 1, "train_loss": 2.0, "seconds": 3.0}
     (tmp_path / "metrics.jsonl").write_text(f'{json.dumps(good)}\n{{"epoch": 2, "tra\n[1]\n')
-    assert epochs_of(Run(tmp_path)) == [good] and epochs_of(Run(tmp_path / "none")) == []
+    assert Run(tmp_path).epochs() == [good] and Run(tmp_path / "none").epochs() == []
 
 
 def test_the_code_is_named_by_its_commit(monkeypatch, tmp_path):

@@ -121,6 +121,15 @@ def test_what_is_wrong_is_one_line(flags, wrong, said):
         run([*without(flags, *wrong.split()[::2], "--beams"), *wrong.split()])
 
 
+@pytest.mark.parametrize(
+    "wrong, said", [("--batch_tokens 3", "raise --batch_tokens"), ("--max_length 1", "--max_length")]
+)
+def test_pairs_that_fit_nowhere_leave_no_run_behind(flags, tmp_path, wrong, said):
+    with pytest.raises(UserError, match=said):
+        run([*without(flags, wrong.split()[0]), *wrong.split(), "--run_dir", "run"])
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_pairs_are_refused_on_resume(flags, tmp_path):
     run([*flags, "--run_dir", "run"])
     text = (tmp_path / "train.tsv").read_text(encoding="utf-8")

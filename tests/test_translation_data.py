@@ -14,6 +14,7 @@ from datasets.translation import (
     warn_of_known,
 )
 from errors import UserError
+from tests.helpers import Rows
 
 PAIRS = [("a cat sleeps .", "eine Katze schläft ."), ("the dog barks .", "der Hund bellt ."), ("rain", "Regen")]
 
@@ -99,28 +100,12 @@ def test_long_pairs_are_left_out_or_cut_and_told(pair_tokenizer, capsys):
         TranslationDataset(PAIRS[:2], pair_tokenizer, 1)
 
 
-class Rows:
-    """A dataset of lengths alone."""
-
-    def __init__(self, lengths):
-        self.lengths = lengths
-
-    def __len__(self):
-        return len(self.lengths)
-
-    def __getitem__(self, index):
-        return index
-
-    def collate_fn(self, items):
-        return items
-
-
 LENGTHS = [1 + (7 * i) % 13 for i in range(50)]
 
 
 def test_a_pass_takes_every_row_once_within_the_budget():
     batches = TokenBudgetBatches(Rows(LENGTHS), 30, 7, seed=3)
-    size = batches.an_epoch
+    size = batches.a_pass
     taken = [batches._rows(place) for place in range(3 * size)]
     for number in range(3):
         rows = [row for batch in taken[number * size : (number + 1) * size] for row in batch]

@@ -240,5 +240,5 @@ def load_trained(session, model):
     run = session.run
     best = run.load_best(model)
     model.to(session.accelerator.device).eval()
-    run.facts = record_of(session, model, best)
+    run.facts = in_first_process(record_of, session, model, best)
     return table_of(run.facts)

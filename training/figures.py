@@ -1,7 +1,6 @@
 """What a report needs of a run: numbers for report.json, and the same as lines for the table at the end."""
 
 import datetime
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ def record_of(session, model, best):
 
     Losses, seconds and epochs are those of all sittings, as metrics.jsonl has them.
     """
-    options, run, epochs = session.settings.training, session.run, epochs_of(session.run)
+    options, run, epochs = session.settings.training, session.run, session.run.epochs()
     trained, total = count_parameters(model)
     seconds = [epoch["seconds"] for epoch in epochs]
     return {
@@ -46,22 +45,9 @@ def record_of(session, model, best):
         "seconds": sum(seconds) if epochs else None,
         "seconds an epoch": sum(seconds) / len(seconds) if epochs else None,
         "peak memory": peak_memory(session.accelerator.device),
-        "bytes of the run": sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file()),
+        "bytes of the run": run.size(),
         "bytes of the weights": run.bytes,
     }
-
-
-def epochs_of(run):
-    """The lines of metrics.jsonl that are epochs, of those that can be read."""
-    path, found = run.folder / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-        try:
-            values = json.loads(line)
-        except ValueError:  # damage was said when the run was opened
-            continue
-        if isinstance(values, dict) and {"epoch", "train_loss", "seconds"} <= values.keys():
-            found.append(values)
-    return found
 
 
 def table_of(record):

@@ -46,9 +46,10 @@ class TrainingLoop:
     def fit(self, batches, loss_fn, evaluate):
         """Train, and keep every epoch and the best one.
 
-        batches: a LengthGroupedBatches. loss_fn(model, batch) -> (loss, count): the *sum* of the batch's losses and the
-        number of terms in it, so that accumulated and distributed steps weigh every term alike. evaluate(model) -> dict
-        of figures; the highest "score" is the best epoch. Raises Diverged where numbers stay not finite.
+        batches: a LengthGroupedBatches, or what has its len() and epoch(). loss_fn(model, batch) -> (loss, count): the
+        *sum* of the batch's losses and the number of terms in it, so that accumulated and distributed steps weigh
+        every term alike. evaluate(model) -> dict of figures; the highest "score" is the best epoch. Raises Diverged
+        where numbers stay not finite.
         """
         with contextlib.closing(self.run):
             self._all_epochs(batches, loss_fn, evaluate)

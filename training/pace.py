@@ -12,7 +12,8 @@ EVERY = 60.0  # seconds between two lines in a log
 class Pace:
     """total: steps of the whole run; done: those that were taken before (by the run that goes on here).
 
-    name: what an epoch of the script is called. The estimate is steps per second so far, measuring and saving included.
+    epochs: what the whole run is called, "10 epochs". The estimate is from the steps per second so far, measuring and
+    saving included.
     """
 
     def __init__(self, total, done, epochs):

@@ -328,6 +328,22 @@ class Run:
         load_tuning(model, {name: (tensor / len(numbers)).float() for name, tensor in total.items()}, self.folder)
         return numbers
 
+    def epochs(self):
+        """The lines of metrics.jsonl that are epochs, of those that can be read."""
+        path, found = self.folder / "metrics.jsonl", []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+            try:
+                values = json.loads(line)
+            except ValueError:  # damage was said when the run was opened
+                continue
+            if isinstance(values, dict) and {"epoch", "train_loss", "seconds"} <= values.keys():
+                found.append(values)
+        return found
+
+    def size(self):
+        """Bytes of the whole folder."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
     def output(self, name):
         """The path of a file that the script writes besides: one of its own where nothing was trained."""
         return self.folder / (f"checkpoint-{name}" if self.predicting else name)
