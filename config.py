@@ -135,7 +135,11 @@ class TrainingSettings(StepSettings):
     batch_size: int = flag(8, "rows a step (on every device)", "[1, inf)")
     epochs: int = flag(10, "passes over the training data", "[1, inf)", free_on_resume=True)
     patience: int = flag(
-        0, "stop after so many epochs without a better score; 0: never", "[0, inf)", free_on_resume=True
+        0,
+        "stop after so many epochs without a better score; 0: never",
+        "[0, inf)",
+        free_on_resume=True,
+        idle_from="epochs",
     )
 
 
@@ -368,7 +372,11 @@ class SonnetData(Settings, from_flags="when predicting"):
         "predictions/generated_sonnets_dev.txt", "where completed dev sonnets go", free_on_resume=True
     )
     score_seeds: int = flag(
-        3, "seeds to complete the dev sonnets with: chrF as mean and deviation", "[1, inf)", free_on_resume=True
+        3,
+        "seeds to complete the dev sonnets with: chrF as mean and deviation",
+        "[1, inf)",
+        free_on_resume=True,
+        requires=DRAWING,
     )
 
     def relate(self):

@@ -30,9 +30,11 @@ def flag(default, help, allowed=None, **options):
     names: (noun, allowed words) of a comma-separated text.
     requires: (other field, value, ...): the flag means something only where that field has one of these values, and is
     refused otherwise, so that no flag is ever silently ignored.
+    idle_from: a field of the same group; from its value on the flag means nothing, and is refused likewise.
     shorthand_of: (field of the same group, entry): the flag is short for that entry of that tuple; nothing: what the
     tuple is called when it is empty.
-    instead_of: a field of the same group that this one replaces; typing that one drops this one's saved value.
+    instead_of: a field of the same group that this one replaces; typing that one drops this one's saved value, typing
+    both is refused.
     free_on_resume: --resume may change it, or only "after divergence". training_only: refused where nothing is trained.
     also: another spelling of the flag's name.
     from_flags: "always", or "when predicting" (--checkpoint): it comes from the flags, not from the saved run.
@@ -296,6 +298,12 @@ def _refuse_idle_flags(settings_class, given):
         if requires and not set(_chosen(*everything[requires[0]], given)) & set(requires[1:]):
             switch = f"--{requires[0]} {'|'.join(requires[1:])}"
             raise UserError(f"--{name} has no effect without {switch}: add it, or leave the flag out")
+        replaced = option(*everything[name], "instead_of")
+        check(replaced not in given, f"--{name} stands in the place of --{replaced}: give one of them")
+        bound = option(*everything[name], "idle_from")
+        if bound and (bound in given or not {"resume", "checkpoint"} & given.keys()):  # else a run knows the bound
+            most = given.get(bound, everything[bound][1].default)
+            check(given[name] < most, f"--{name} {given[name]} has no effect with --{bound} {most}: give a smaller one")
 
 
 def _chosen(group, setting, given):

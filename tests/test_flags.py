@@ -18,6 +18,9 @@ IN_BOTH = [  # arguments, message
     ("--dropout 1", "--dropout must be in [0, 1), got 1.0"),
     ("--dropout -0.1", "--dropout must be in [0, 1), got -0.1"),
     ("--epochs 0", "--epochs must be at least 1, got 0"),
+    ("--epochs 1 --patience 50", "--patience 50 has no effect with --epochs 1: give a smaller one"),
+    ("--patience 10", "--patience 10 has no effect with --epochs 10: give a smaller one"),
+    ("--model_path m --model_size gpt2", "--model_path stands in the place of --model_size: give one of them"),
     ("--batch_size 0", "--batch_size must be at least 1, got 0"),
     ("--gradient_accumulation 0", "--gradient_accumulation must be at least 1, got 0"),
     ("--lr 0", "--lr must be positive, got 0.0"),
@@ -127,7 +130,7 @@ IN_SONNETS = [
     ),
     *[
         (f"--{flag} --decode beam", f"--{flag.split()[0]} has no effect without --decode sample|mbr|template: {ADD_IT}")
-        for flag in ("temperature 1", "top_p 0.5", "top_k 3", "min_p 0.1", "num_samples 2")
+        for flag in ("temperature 1", "top_p 0.5", "top_k 3", "min_p 0.1", "num_samples 2", "score_seeds 5")
     ],
     *[
         (f"--{flag} --decode greedy", f"--{flag.split()[0]} has no effect without --decode {decode}: {ADD_IT}")
@@ -205,7 +208,7 @@ def test_every_flag_that_needs_another_is_in_the_table_above():
         for settings_class in BOTH
         for group in dataclasses.fields(settings_class)
         for setting in dataclasses.fields(group.type)
-        if option(group.type, setting, "requires")
+        if option(group.type, setting, "requires") or option(group.type, setting, "idle_from")
     }
     refused = {
         message.split()[0][2:] for _, message in IN_BOTH + IN_SONNETS + IN_PARAPHRASE if "has no effect" in message
@@ -220,6 +223,7 @@ def test_every_flag_that_needs_another_is_in_the_table_above():
         (SonnetSettings, "--lora --lora_dropout 0 --lora_targets query,,query --warmup_ratio 1 --max_grad_norm 0"),
         (ParaphraseSettings, "--pooling generalized --head linear --pooling_heads 2 --pooling_penalty embeddings"),
         (ParaphraseSettings, "--resume --run_dir x --lora --adapter --adapter_placement houlsby"),
+        (ParaphraseSettings, "--resume --run_dir x --patience 20"),  # of a run whose epochs only it knows
     ],
 )
 def test_values_at_the_edge_are_taken(settings_class, arguments):
@@ -290,11 +294,11 @@ OTHER_DECODERS = (  # what does not go with --decode mbr
 
 
 NOT_DEFAULT_IN_BOTH = (
-    "--model_size gpt2-xl --model_path m --dropout 0 --lora --lora_rank 2 --lora_alpha 3 --lora_dropout 0.1 "
+    "--model_path m --dropout 0 --lora --lora_rank 2 --lora_alpha 3 --lora_dropout 0.1 "
     "--lora_targets key --lora_rank_stabilized --lora_bias all --adapter --adapter_size 3 "
     "--adapter_placement pfeiffer --seed 1 --epochs 2 --train_rows 50 --batch_size 3 "
     "--lr 3.3e-5 --weight_decay 0.1 --schedule cosine --warmup_ratio 0.5 --gradient_accumulation 2 "
-    "--max_grad_norm 0.5 --beta2 0.9 --patience 3 --use_gpu --precision bf16 --eval_batch_size 4 --merge --run_dir r "
+    "--max_grad_norm 0.5 --beta2 0.9 --patience 1 --use_gpu --precision bf16 --eval_batch_size 4 --merge --run_dir r "
     "--resume --tuning prompt llama_adapter top_layers --prompt_length 3 --llama_length 3 --llama_layers 2 "
     "--llama_gate head --top_layers_count 1 --save_minutes 3 --log_with wandb"
 )
@@ -304,7 +308,8 @@ OTHER_METHODS = (  # what does not combine with those above
     "--tuning adalora prefix --adalora_start_rank 9 --adalora_rank 3 --adalora_alpha 3 --adalora_dropout 0 "
     "--adalora_targets key --adalora_warmup 0 --adalora_final 0 --adalora_interval 3 --adalora_penalty 0 "
     "--prefix_length 3 --prefix_hidden 3",
-    "--tuning ia3 ptuning --ia3_targets key --ptuning_length 3 --ptuning_encoder lstm --ptuning_hidden 3",
+    "--model_size gpt2-xl --tuning ia3 ptuning --ia3_targets key --ptuning_length 3 --ptuning_encoder lstm "
+    "--ptuning_hidden 3",
 )
 
 

@@ -81,7 +81,13 @@ def test_lines_to_write():
 @pytest.mark.parametrize("form", ["sample --form sonnet --num_samples 2", "greedy --form sonnet", "beam --form sonnet"])
 def test_forms_from_the_shell(sonnet_flags, tmp_path, capsys, form):
     pytest.importorskip("pronouncing")
-    flags = [*without(sonnet_flags, "--max_new_tokens", "--epochs"), "--epochs", "1", "--run_dir", "run"]
+    flags = [
+        *without(sonnet_flags, "--max_new_tokens", "--epochs", "--score_seeds"),
+        "--epochs",
+        "1",
+        "--run_dir",
+        "run",
+    ]
     run(sonnet_generation, [*flags, "--decode", *form.split()])
     check_sonnet_file(tmp_path / "out/sonnets.txt", load_sonnets("prompts.txt"))
     assert all(len(lines_of(text)) == 14 for text in load_sonnets("out/sonnets.txt"))
@@ -95,7 +101,13 @@ def test_forms_from_the_shell(sonnet_flags, tmp_path, capsys, form):
 
 def test_templates_from_the_shell(sonnet_flags, tmp_path, capsys):
     pytest.importorskip("textblob")
-    flags = [*without(sonnet_flags, "--max_new_tokens", "--epochs"), "--epochs", "1", "--run_dir", "run"]
+    flags = [
+        *without(sonnet_flags, "--max_new_tokens", "--epochs", "--score_seeds"),
+        "--epochs",
+        "1",
+        "--run_dir",
+        "run",
+    ]
     run(sonnet_generation, [*flags, "--decode", "template", "--template_tags", "word"])
     check_sonnet_file(tmp_path / "out/sonnets.txt", load_sonnets("prompts.txt"))
     saved = (tmp_path / "run/templates.txt").read_text(encoding="utf-8")
@@ -133,7 +145,7 @@ def test_a_missing_package_is_said_before_training(sonnet_flags, monkeypatch, ca
 def test_flags_that_cannot_be_meant(sonnet_flags, flags, message):
     pytest.importorskip("textblob")
     with pytest.raises(UserError, match=message):
-        run(sonnet_generation, [*sonnet_flags, *flags.split()])
+        run(sonnet_generation, [*without(sonnet_flags, "--score_seeds"), *flags.split()])
 
 
 def test_a_resumed_run_may_be_decoded_otherwise(sonnet_flags, tmp_path):
@@ -146,5 +158,6 @@ def test_a_saved_number_of_samples_is_for_sampling_only(sonnet_flags, tmp_path, 
     run(sonnet_generation, [*sonnet_flags, "--num_samples", "3", "--run_dir", "run"])
     (tmp_path / "run/candidates.jsonl").unlink()
     capsys.readouterr()
-    run(sonnet_generation, [*without(sonnet_flags, "--epochs", "--lr"), "--checkpoint", "run", "--decode", "greedy"])
+    flags = without(sonnet_flags, "--epochs", "--lr", "--score_seeds")
+    run(sonnet_generation, [*flags, "--checkpoint", "run", "--decode", "greedy"])
     assert "model, 1 seed " in capsys.readouterr().out and not (tmp_path / "run/candidates.jsonl").exists()
