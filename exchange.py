@@ -5,9 +5,9 @@ python exchange.py show RUN
 python exchange.py switch RUN RUN ...
     what moving between runs on one base costs, and that it is exact
 python exchange.py merge RUN --out FOLDER
-    a whole GPT-2 that plain transformers opens
+    a whole GPT-2 that plain transformers opens; --push_to_hub uploads it
 python exchange.py export RUN --out FOLDER
-    peft's folder format, for Hugging Face GPT-2
+    peft's folder format, for Hugging Face GPT-2; --push_to_hub uploads it
 python exchange.py import FOLDER --run_dir RUN --task TASK --model_path MODEL
     a run made from a peft folder, for --checkpoint RUN
 """
@@ -30,6 +30,10 @@ def parse(arguments=None):
     parser.add_argument("--task", choices=TASKS, default=TASKS[0], help="import: the script of the run")
     parser.add_argument("--model_path", help="the base model, where it is not where the run found it")
     parser.add_argument("--model_size", help="the same, by its size")
+    parser.add_argument("--push_to_hub", metavar="REPO", help="merge, export: upload it there, too (me/my-lora)")
+    parser.add_argument("--private", action="store_true", help="with --push_to_hub: a new repository only you can see")
+    parser.add_argument("--base_model", help="merge, export: what the hub calls the base, where it is a local folder")
+    parser.add_argument("--licence", help="merge, export: for the model card, as the hub calls it (mit, cc-by-4.0)")
     return parser.parse_args(arguments)
 
 
@@ -48,13 +52,14 @@ from safetensors import SafetensorError
 
 from cli.tables import format_table
 from errors import UserError, check
-from files import check_writable, sync_folder
+from files import check_writable, sync_folder, write_text
 from formats.hub import TOKENIZER_FILES, find_model
 from formats.hugging_face import read_config, save_pretrained
 from formats.peft import read_folder, write_folder
 from models.gpt2 import GPT2Model
 from training.assembly import assemble
 from training.runs import Run, check_base
+from training.sharing import base_name, model_card, push
 from training.tasks import SETTINGS, Tasks, read_run, task_model
 from tuning.portable import from_peft, prompt_tensors, to_peft
 from tuning.register import default_learning_rate
@@ -71,6 +76,10 @@ def main(options):
         check_writable(target / "file")
         check(not target.exists() or not any(target.iterdir()), f"--{needed}: {target} is not empty: choose another")
     check(options.action == "switch" or not options.others, f"{options.action} takes one folder, not several")
+    if options.action not in ("merge", "export"):
+        for name in ("push_to_hub", "private", "base_model", "licence"):
+            check(not getattr(options, name), f"--{name} has no effect with {options.action}: leave it out")
+    check(options.push_to_hub or not options.private, "--private has no effect without --push_to_hub: leave it out")
     actions = {"show": show, "switch": switch_runs, "merge": merge_run, "export": export_run, "import": import_folder}
     actions[options.action](options)
 
@@ -185,22 +194,50 @@ def merge_run(options):
         for name in TOKENIZER_FILES:
             if (tuned.folder / name).is_file():
                 shutil.copyfile(tuned.folder / name, folder / name)
+        write_card(folder, options, "transformers")
     _say_what_stays(model)
     print(f"{options.out}: a plain GPT-2, for --model_path and for transformers")
+    share(options)
 
 
 def export_run(options):
     tuned, model, _, _ = open_tuned(options.source, options.model_path, options.model_size)
     tensors = trainable_state_dict(tuned.gpt2) | prompt_tensors(tuned.gpt2)
-    exported = to_peft(tuned.methods, tensors, tuned.gpt2.config, tuned.folder)
+    exported = to_peft(tuned.methods, tensors, tuned.gpt2.config, base_of(options))
     with whole_folder(options.out) as folder:
         write_folder(folder, *exported)
+        write_card(folder, options, "peft")
     _say_what_stays(model)
     if "ptuning" in tuned.methods:
         print("peft keeps the virtual tokens, not the network that wrote them: it comes back as prompt tuning")
     if "qlora" in tuned.methods:
         print("the base was quantised while training: for the same answers, quantise it in peft as well")
     print(f"{options.out}: for peft.PeftModel.from_pretrained on Hugging Face GPT-2")
+    share(options)
+
+
+def base_of(options):
+    """What the base of the run is called, for others."""
+    model = Run(Path(options.source)).record()["settings"]["model"]
+    return base_name(model["model_path"], model["model_size"], options.base_model)
+
+
+def write_card(folder, options, library):
+    """The model card, after a check that what others get does not lead to a folder of this machine."""
+    base = base_of(options)
+    local = Path(base).is_dir()
+    check(
+        not (local and options.push_to_hub),
+        f"the base is a folder of this machine, {base}: name the hub's by --base_model, so that others can open it",
+    )
+    if local:
+        print(f"the base is the folder {base}: give --base_model what the hub calls it before you share this")
+    write_text(folder / "README.md", model_card(Run(Path(options.source)), base, library, options.licence))
+
+
+def share(options):
+    if options.push_to_hub:
+        print(f"uploaded: {push(options.out, options.push_to_hub, options.private)}")
 
 
 def _say_what_stays(model):
