@@ -58,9 +58,9 @@ from formats.hugging_face import read_config, save_pretrained
 from formats.peft import read_folder, write_folder
 from models.gpt2 import GPT2Model
 from training.assembly import assemble
-from training.runs import Run, check_base
+from training.runs import Run
 from training.sharing import base_name, model_card, push
-from training.tasks import SETTINGS, Tasks, read_run, task_model
+from training.tasks import SETTINGS, Tasks, open_tuned, task_model
 from tuning.portable import from_peft, prompt_tensors, to_peft
 from tuning.register import default_learning_rate
 from tuning.state import count_parameters, load_tuning, trainable_state_dict
@@ -111,19 +111,6 @@ def _sync(path):
         return sync_folder(path)
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
-
-
-def open_tuned(source, model_path=None, model_size=None):
-    """(the Assembly, the task's model with the run's best tensors, its settings, its score) of a run folder.
-
-    model_path, model_size: the base model, where it is not where the run found it. Raises UserError.
-    """
-    run, record, settings = read_run(source, model_path, model_size)
-    tuned = assemble(settings, with_tokenizer=False)
-    check_base(record, tuned.fingerprint, source)
-    model = task_model(tuned.gpt2, settings, record.get("part"))
-    score = run.load_best(model)
-    return tuned, model.eval(), settings, score
 
 
 def show(options):

@@ -99,7 +99,12 @@ def shortened(value):
 
 
 def write_text(path, text):
-    """Write a UTF-8 file whole or not at all: beside its place, synced, then renamed. Makes the folder if need be.
+    """Write a UTF-8 file as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path, data):
+    """Write a file whole or not at all: beside its place, synced, then renamed. Makes the folder if need be.
 
     A symbolic link is followed: what it points to is replaced, the link stays. Raises UserError.
     """
@@ -108,8 +113,8 @@ def write_text(path, text):
     unfinished = target.with_name(f".{target.name[:100]}.{os.getpid()}.unfinished")  # two writers have two of them
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with open(unfinished, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, target)

@@ -22,7 +22,7 @@ from decoding.template import Lexicon, load_tagger
 from decoding.writer import SonnetWriter
 from errors import check
 from evaluation import mean_and_deviation, score_sonnets, sonnet_floors
-from exchange import open_tuned
+from training.tasks import open_tuned
 
 DECODERS = {
     "sample, T 1.2, top-p 0.9": {},

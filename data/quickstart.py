@@ -60,7 +60,12 @@ def main(predictions="predictions/quickstart", runs="runs", more=""):
     text = summary(reports, predictions, time.perf_counter() - start)
     print(text)
     write_text(Path(predictions, "summary.txt"), text)
+    folders = [str(Path(runs, f"quickstart-{number}", name)) for name in COMMANDS]
+    words = ["report.py", *folders, "--out", str(Path(predictions, "report.html"))]
+    print(f"\n$ python {' '.join(words)}\n", flush=True)
+    subprocess.run([sys.executable, *words], check=True)
     print(f"This page and every prediction file are in {predictions}/, the runs in {runs}/quickstart-{number}/.")
+    print(f"Open {predictions}/report.html in a browser to look into both models.")
 
 
 def summary(reports, predictions, seconds):

@@ -66,8 +66,12 @@ class AttentionPooling(nn.Module):
         self.score = nn.Linear(width, 1)
 
     def forward(self, hidden_states, mask):
-        weights = masked_softmax(torch.tanh(self.score(hidden_states)).squeeze(-1), mask.bool())  # (B, T)
+        (weights,) = self.weights(hidden_states, mask)
         return torch.bmm(weights.unsqueeze(1), hidden_states).squeeze(1), 0.0
+
+    def weights(self, hidden_states, mask):
+        """What each token gets: one (B, T)."""
+        return [masked_softmax(torch.tanh(self.score(hidden_states)).squeeze(-1), mask.bool())]
 
 
 class GeneralizedPooling(nn.Module):
@@ -83,12 +87,16 @@ class GeneralizedPooling(nn.Module):
         self.W2 = nn.ModuleList(nn.Linear(settings.pooling_hidden, width) for _ in range(self.heads))
 
     def forward(self, hidden_states, mask):
-        attention = [  # one (B, T, D) a head
+        attention = self.weights(hidden_states, mask)
+        vectors = [(weights * hidden_states).sum(dim=1) for weights in attention]  # one (B, D) a head
+        return torch.cat(vectors, dim=-1), self._redundancy(attention, vectors)
+
+    def weights(self, hidden_states, mask):
+        """What each token gets in each dimension: one (B, T, D) a head."""
+        return [
             masked_softmax(W2(torch.relu(W1(hidden_states))), mask.bool())
             for W1, W2 in zip(self.W1, self.W2, strict=True)
         ]
-        vectors = [(weights * hidden_states).sum(dim=1) for weights in attention]  # one (B, D) a head
-        return torch.cat(vectors, dim=-1), self._redundancy(attention, vectors)
 
     def _redundancy(self, attention, vectors):
         if self.penalty == "none":

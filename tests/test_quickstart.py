@@ -17,7 +17,7 @@ def test_the_quickstart_runs_and_sums_up(tmp_path, monkeypatch, capsys):
     out, runs = tmp_path / "out", tmp_path / "runs"
     quickstart.main(str(out), str(runs), more="--epochs 1")
     files = ["generated_sonnets.txt", "generated_sonnets_dev.txt", "para-dev-output.csv", "para-test-output.csv"]
-    assert sorted(path.name for path in out.iterdir()) == [*files, "summary.txt"]
+    assert sorted(path.name for path in out.iterdir()) == [*files, "report.html", "summary.txt"]
     page = (out / "summary.txt").read_text(encoding="utf-8")
     assert page in capsys.readouterr().out
     for words in (
@@ -26,4 +26,6 @@ def test_the_quickstart_runs_and_sums_up(tmp_path, monkeypatch, capsys):
     ):
         assert words in page
     assert "You left the car seat set for longer legs.   " in page  # a dev sonnet, beside itself
+    report = (out / "report.html").read_text(encoding="utf-8")
+    assert "Sonnets of sonnets" in report and "Answers of pairs" in report
     assert sorted(path.name for path in (runs / "quickstart-1").iterdir()) == ["pairs", "sonnets"]

@@ -328,17 +328,21 @@ class Run:
         load_tuning(model, {name: (tensor / len(numbers)).float() for name, tensor in total.items()}, self.folder)
         return numbers
 
-    def epochs(self):
-        """The lines of metrics.jsonl that are epochs, of those that can be read."""
+    def lines(self):
+        """The lines of metrics.jsonl that can be read."""
         path, found = self.folder / "metrics.jsonl", []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
             try:
                 values = json.loads(line)
             except ValueError:  # damage was said when the run was opened
                 continue
-            if isinstance(values, dict) and {"epoch", "train_loss", "seconds"} <= values.keys():
+            if isinstance(values, dict):
                 found.append(values)
         return found
+
+    def epochs(self):
+        """Those of them that are epochs."""
+        return [line for line in self.lines() if {"epoch", "train_loss", "seconds"} <= line.keys()]
 
     def size(self):
         """Bytes of the whole folder."""

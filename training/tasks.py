@@ -16,7 +16,7 @@ from models.gpt2 import GPT2Model
 from models.paraphrase_gpt import ParaphraseGPT
 from models.sentiment_gpt import SentimentGPT
 from models.sonnet_gpt import SonnetGPT
-from training.assembly import base_folder
+from training.assembly import assemble, base_folder
 from training.runs import Run, check_base, fingerprint
 from tuning.register import chosen_methods
 from tuning.switching import Switch
@@ -38,6 +38,19 @@ def read_run(folder, model_path=None, model_size=None):
     settings.model.model_size = model_size or settings.model.model_size
     settings.training.precision, settings.inference.merge = "fp32", False  # what is carried on is not rounded
     return run, record, settings
+
+
+def open_tuned(source, model_path=None, model_size=None):
+    """(the Assembly, the task's model with the run's best tensors, its settings, its score) of a run folder.
+
+    model_path, model_size: the base model, where it is not where the run found it. Raises UserError.
+    """
+    run, record, settings = read_run(source, model_path, model_size)
+    tuned = assemble(settings, with_tokenizer=False)
+    check_base(record, tuned.fingerprint, source)
+    model = task_model(tuned.gpt2, settings, record.get("part"))
+    score = run.load_best(model)
+    return tuned, model.eval(), settings, score
 
 
 def task_model(gpt2, settings, part=None):

@@ -1,0 +1,271 @@
+"""The sections of a report, and the page that they make: one HTML file that needs nothing else."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jinja2 import Environment, FileSystemLoader
+
+from config import ANSWERS, CLASSES
+from datasets import (
+    ParaphraseDetectionDataset,
+    load_paraphrase_data,
+    load_sentiment_data,
+    load_sonnets,
+    load_tokenizer,
+)
+from datasets.paraphrase import PROMPT
+from datasets.sentiment import SentimentDataset
+from datasets.sonnets import head_of
+from decoding.writer import SonnetWriter
+from errors import UserError
+from reporting import plots
+from reporting.measures import (
+    attention_weights,
+    class_probabilities,
+    final_ranks,
+    low_rank_updates,
+    pieces,
+    pooling_weights,
+    reliability,
+    token_losses,
+)
+
+MOST_NATS = 10.0  # the loss of a token with the deepest shade
+MOST_TOKENS = 40  # of a text whose attention is drawn
+SONNETS, MISTAKES = 3, 10  # shown
+
+
+@dataclass
+class Section:
+    """items: [(kind, item)], as page.html knows them: "plot", "text", "table", "texts"."""
+
+    title: str
+    items: list = field(default_factory=list)
+
+
+@dataclass
+class Table:
+    caption: str
+    head: list
+    rows: list
+
+
+@dataclass
+class Shaded:
+    """A text whose pieces have a shade in [0, 1] and a hint each."""
+
+    caption: str
+    pieces: list
+
+
+def write_page(sections, title, footer):
+    """The HTML of a page."""
+    folder = Path(__file__).parent
+    template = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return template.get_template("page.html").render(sections=sections, title=title, footer=footer)
+
+
+def plots_of(sections):
+    return [item for section in sections for kind, item in section.items if kind == "plot"]
+
+
+# --- what every run has -----------------------------------------------------------------------------------------------
+
+
+def course_of_training(lines, task=None):
+    """Curves of loss, rate and dev figures, runs over one another.
+
+    lines: {run's name: its metrics.jsonl's lines}. task: theirs, where the page shows several.
+    """
+    tag = f"-{task}" if task else ""
+    steps = {name: [line for line in mine if "loss" in line] for name, mine in lines.items()}
+    epochs = {name: [line for line in mine if "train_loss" in line] for name, mine in lines.items()}
+    section = Section(f"Training: {task}" if task else "Training")
+    for key, title in (("loss", "Training loss"), ("lr", "Learning rate")):
+        series = {name: [(line["step"], line[key]) for line in mine] for name, mine in steps.items() if mine}
+        if series:
+            section.items.append(("plot", plots.curves(key + tag, title, series, "step", key)))
+    figures = dict.fromkeys(key for mine in epochs.values() for line in mine for key in line if key.startswith("dev "))
+    for key in figures:
+        series = {name: [(line["epoch"], line[key]) for line in mine if key in line] for name, mine in epochs.items()}
+        series = {name: points for name, points in series.items() if points}
+        section.items.append(
+            ("plot", plots.curves(key.replace(" ", "-") + tag, key.capitalize(), series, "epoch", key))
+        )
+    if not section.items:
+        section.items.append(("text", "These runs have not trained a step."))
+    return section
+
+
+def final_table(reports):
+    """reports: {run's name: its report.json}."""
+    section = Section("Figures")
+    names = dict.fromkeys(figure for report in reports.values() for figure in report.get("figures", {}))
+    rows = [[figure, *(r.get("figures", {}).get(figure, "-") for r in reports.values())] for figure in names]
+    if rows:
+        section.items.append(("table", Table("figures of the runs", ["", *reports], rows)))
+    else:
+        section.items.append(("text", "No run has come to its end yet."))
+    for name, report in reports.items():
+        scores = report.get("scores", {})
+        columns = list(dict.fromkeys(column for row in scores.values() for column in row))
+        if scores:
+            rows = [[row, *(_score(values.get(column)) for column in columns)] for row, values in scores.items()]
+            section.items.append(("text", f"Scores of {name}, mean ± deviation:"))
+            section.items.append(("table", Table(f"scores of {name}", ["", *columns], rows)))
+    return section
+
+
+def _score(value):
+    if isinstance(value, list):
+        return f"{value[0]:.2f} ± {value[1]:.2f}"
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# --- what hangs on the task -------------------------------------------------------------------------------------------
+
+
+def of_task(name, opened, part, options):
+    """The sections on a model and its task.
+
+    opened: (Assembly, model, settings, score). part: of a script with parts, which one. options: those of report.py.
+    """
+    tuned, model, settings, _ = opened
+    tokenizer = load_tokenizer(tuned.folder)
+    if hasattr(settings, "decoding"):
+        sections, text = _sonnets(name, model, tokenizer, settings)
+    else:
+        sections, text = _classes(name, model, tokenizer, settings, part, options.rows)
+    sections.append(_attention(name, model, tokenizer, options.text or text))
+    if updates := _updates(name, model.gpt):
+        sections.append(updates)
+    return sections
+
+
+def _sonnets(name, model, tokenizer, settings):
+    """Written anew beside gold: (sections, the text whose attention is drawn by default)."""
+    gold = load_sonnets(settings.data.gold_sonnet_path)
+    decoding, seed = settings.decoding, settings.training.seed
+    section = Section(f"Sonnets of {name}")
+    if decoding.decode == "template":
+        written = []
+        section.items.append(("text", "The run's templates are not filled here: gold alone."))
+    else:
+        writer = SonnetWriter(model.gpt, tokenizer, decoding, settings.inference.eval_batch_size)
+        written = [best.text for best, *_ in writer.write([head_of(sonnet) for sonnet in gold[:SONNETS]], seed)]
+    section.items.append(
+        ("text", "The first dev sonnets, completed anew in fp32 with the run's decoding and seed, beside gold. The "
+                 "darker a token, the less the model expected it; the shade ends at 10 nats.")
+    )  # fmt: skip
+    for place, sonnet in enumerate(gold[:SONNETS]):
+        pair = [_by_loss(f"Gold, sonnet {place + 1}", model, tokenizer, sonnet)]
+        if written:
+            pair.insert(0, _by_loss(f"Model, sonnet {place + 1}", model, tokenizer, written[place]))
+        section.items.append(("texts", pair))
+    return [section], head_of(gold[0])
+
+
+def _by_loss(caption, model, tokenizer, text):
+    losses = token_losses(model, tokenizer, text)
+    known = [loss for _, loss in losses if loss is not None]
+    shaded = [
+        (piece, min(loss or 0.0, MOST_NATS) / MOST_NATS, "given" if loss is None else f"{loss:.2f} nats")
+        for piece, loss in losses
+    ]
+    return Shaded(f"{caption}: {sum(known) / max(1, len(known)):.2f} nats a token", shaded)
+
+
+def _classes(name, model, tokenizer, settings, part, most):
+    """Confusions, calibration, mistakes, pooling: (sections, the text whose attention is drawn by default)."""
+    context = model.gpt.context
+    if part:
+        rows = load_sentiment_data(getattr(settings.data, f"{part}_dev"), CLASSES[part], "dev")[:most]
+        dataset, texts = SentimentDataset(rows, tokenizer, context), [row[0] for row in rows]
+        answers = [str(number) for number in range(CLASSES[part])]
+    else:
+        rows = load_paraphrase_data(settings.data.para_dev, split="dev")[:most]
+        dataset = ParaphraseDetectionDataset(rows, tokenizer, context)
+        texts, answers = [PROMPT.format(first=row[0], second=row[1]) for row in rows], list(ANSWERS)
+    shown = [" / ".join(row[:-2]) for row in rows]
+    p = class_probabilities(model, dataset, settings.inference.eval_batch_size)
+    chosen, truths = p.argmax(dim=-1).tolist(), dataset.labels
+    counts = {
+        (f"is {one}", f"said {other}"): sum((t, c) == (i, j) for t, c in zip(truths, chosen, strict=True))
+        for i, one in enumerate(answers)
+        for j, other in enumerate(answers)
+    }
+    bins, error = reliability(p, truths)
+    right = sum(c == t for c, t in zip(chosen, truths, strict=True))
+    section = Section(f"Answers of {name}")
+    section.items.append(("text", f"The first {len(rows)} dev rows in fp32: {right} right, {right / len(rows):.4f}."))
+    is_, said = [f"is {one}" for one in answers], [f"said {one}" for one in answers]
+    tag = name.replace("/", "-")
+    section.items.append(("plot", plots.grid(f"confusion-{tag}", "Confusion matrix", is_, said, counts, "{:d}")))
+    diagram = plots.reliability_diagram(f"reliability-{tag}", f"Reliability (ECE {error:.3f})", bins, error)
+    section.items.append(("plot", diagram))
+    wrong = [place for place, (c, t) in enumerate(zip(chosen, truths, strict=True)) if c != t]
+    wrong = sorted(wrong, key=lambda place: -p[place].max().item())[:MISTAKES]
+    mistakes = [[shown[i], answers[truths[i]], answers[chosen[i]], f"{p[i].max().item():.3f}"] for i in wrong]
+    if mistakes:
+        section.items.append(("text", "The most confident mistakes:"))
+        head = ["row", "is", "said", "probability"]
+        section.items.append(("table", Table("most confident mistakes", head, mistakes)))
+    for place in (wrong or range(len(rows)))[:SONNETS]:
+        if found := pooling_weights(model, tokenizer, texts[place]):
+            section.items.append(("texts", [_by_weight(head, found) for head in range(len(found[1]))]))
+    return [section], texts[0]
+
+
+def _by_weight(head, found):
+    words, weights = found
+    top = weights[head].max().item()
+    shaded = [(word, w / top, f"weight {w:.3f}") for word, w in zip(words, weights[head].tolist(), strict=True)]
+    return Shaded(f"What pooling takes of each token, head {head + 1} (at most {top:.3f})", shaded)
+
+
+# --- what hangs on the model ------------------------------------------------------------------------------------------
+
+
+def _attention(name, model, tokenizer, text):
+    words, weights = attention_weights(model.gpt, tokenizer, shortened(tokenizer, text))
+    section = Section(f"Attention of {name}")
+    section.items.append(
+        ("text", "Each square: a token (down) looks at those before it (across); brightness is the square root of the "
+                 "weight. The text, token by token: " + " | ".join(word.strip() or "⏎" for word in words))
+    )  # fmt: skip
+    tag = name.replace("/", "-")
+    section.items.append(("plot", plots.attention_maps(f"attention-{tag}", "Layers and heads", words, weights)))
+    return section
+
+
+def shortened(tokenizer, text):
+    """As much of a text as attention is drawn of."""
+    if not text.strip():
+        raise UserError("--text is empty: give some words")
+    return "".join(pieces(tokenizer, text, MOST_TOKENS)[1])
+
+
+def _updates(name, gpt2):
+    """Norms and spectra of LoRA's updates, AdaLoRA's ranks; None where there are none."""
+    updates = low_rank_updates(gpt2)
+    if not updates:
+        return None
+    tag = name.replace("/", "-")
+    section = Section(f"Updates of {name}")
+    layers = [f"layer {number + 1}" for number in sorted({layer for layer, _ in updates})]
+    linears = list(dict.fromkeys(linear for _, linear in updates))
+    norms = {(f"layer {layer + 1}", linear): norm for (layer, linear), (_, norm) in updates.items()}
+    title = "Norm of each update over the norm of its weight"
+    section.items.append(("plot", plots.grid(f"update-norms-{tag}", title, layers, linears, norms)))
+    lines = {}
+    for linear in linears:
+        shares = [torch.tensor(v) / max(v[0], 1e-30) for (_, mine), (v, _) in updates.items() if mine == linear]
+        lines[linear] = torch.stack(shares).mean(dim=0).tolist()
+    rank = max(map(len, lines.values()))
+    title = f"Singular values of the updates, mean over layers (is rank {rank} used?)"
+    section.items.append(("plot", plots.spectra(f"spectra-{tag}", title, lines)))
+    if ranks := final_ranks(gpt2):
+        values = {(f"layer {layer + 1}", linear): rank for (layer, linear), rank in ranks.items()}
+        section.items.append(("plot", plots.grid(f"ranks-{tag}", "Final ranks", layers, linears, values, "{:d}")))
+    return section
