@@ -25,8 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the top; a file may import from its own floor's folder and from the floors below
     (
         *("sonnet_generation", "paraphrase_detection", "classifier", "translation", "pretrain", "exchange"),
-        *("optimizer_test", "sanity_check", "utils"),
+        *("submission", "optimizer_test", "sanity_check", "utils"),
     ),
+    ("handin",),
     ("training",),
     ("tuning",),
     ("decoding",),
