@@ -30,6 +30,7 @@ from datasets.tsv import format_answers
 from errors import UserError
 from evaluation import accuracy, bag_of_words, macro_f1, predict_sentiment
 from files import check_writable, write_text
+from handin.checks import check_answers, say_faults
 from models.sentiment_gpt import SentimentGPT
 from training.assembly import assemble, load_trained, open_session
 from training.processes import in_first_process, predict_rows
@@ -102,6 +103,7 @@ def train_and_predict(name, session, rows):
         answers[path] = predict_rows(predict_sentiment, model, dataset, batch_size, accelerator, path)
         text = format_answers("Predicted_Sentiment", dataset.ids, answers[path], range(CLASSES[name]))
         in_first_process(write_text, path, text)
+        in_first_process(say_faults, check_answers, path, name, dataset.ids)
     if not accelerator.is_main_process:
         return {}
     scores = score(name, rows, dev, answers[settings.output(name, "dev")])

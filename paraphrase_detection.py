@@ -26,6 +26,7 @@ from datasets.batching import some_rows
 from datasets.tsv import format_answers
 from evaluation import accuracy, answer_token, macro_f1, predict_paraphrase
 from files import check_writable, write_text
+from handin.checks import check_answers, say_faults
 from models.paraphrase_gpt import ParaphraseGPT
 from training.assembly import assemble, load_trained, open_session
 from training.processes import in_first_process, predict_rows
@@ -63,6 +64,7 @@ def main(settings, given):
         answers[path] = predict_rows(predict_paraphrase, model, dataset, batch_size, accelerator, path)
         text = format_answers("Predicted_Is_Paraphrase", dataset.ids, answers[path], ANSWERS.values())
         in_first_process(write_text, path, text)
+        in_first_process(say_faults, check_answers, path, "pairs", dataset.ids)
     if accelerator.is_main_process:
         figures |= report(dev, answers[data.para_dev_out], data, answers[data.para_test_out])
         say("\n" + format_table(figures, "Paraphrase detection"), end="")

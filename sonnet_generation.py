@@ -27,6 +27,7 @@ from decoding.writer import SonnetWriter
 from errors import UserError, check
 from evaluation import absurdity, mean_and_deviation, perplexity, score_sonnets, sonnet_floors
 from files import check_writable, write_text
+from handin.checks import check_sonnets, say_faults
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
 from training.assembly import assemble, load_trained, open_session
 from training.loop import to_device
@@ -160,6 +161,8 @@ def predict_and_score(writer, prompts, gold, training, settings, run):
     with tqdm(desc="scoring on dev", unit="token", disable=None) as bar:
         dev = [[best.text for best, *_ in writer.write(heads, seed, bar.update)] for seed in seeds]
     write_text(data.sonnet_dev_out, format_sonnets(dev[0]))
+    say_faults(check_sonnets, data.sonnet_out, prompts)
+    say_faults(check_sonnets, data.sonnet_dev_out, heads)
 
     name = f"model, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
     rows = {name: mean_and_deviation([score_sonnets(texts, gold) for texts in dev])}

@@ -25,9 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the top; a file may import from its own floor's folder and from the floors below
     (
         *("sonnet_generation", "paraphrase_detection", "classifier", "translation", "pretrain", "exchange"),
-        *("report", "optimizer_test", "sanity_check", "utils"),
+        *("report", "submission", "optimizer_test", "sanity_check", "utils"),
     ),
     ("reporting",),
+    ("handin",),
     ("training",),
     ("tuning",),
     ("decoding",),

@@ -1,0 +1,1 @@
+"""What is handed in: checked, graded, packed."""

@@ -1,0 +1,156 @@
+"""Check hand-in files, grade them, pack what is handed in.
+
+python submission.py check predictions/para-test-output.csv \\
+        --input data/quora-test-student.csv
+    the format, every id once, legal answers; sonnets: prompts kept
+python submission.py grade predictions/para-dev-output.csv \\
+        --gold data/quora-dev.csv
+    scores with 95 % intervals, beside what needs no model
+python submission.py grade STUDENTS --gold data/quora-dev.csv \\
+        --out leaderboard.csv --deadline 2026-03-01T23:59
+    a folder with a sub-folder for each student: a leader board
+python submission.py zip
+    code and predictions as one file, ready to be handed in
+"""
+
+import argparse
+
+from cli.flags import FlagParser
+from cli.script import run_script, say, start
+
+
+def parse(arguments=None):
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("check", "grade", "zip"))
+    parser.add_argument("file", nargs="?", help="check, grade: a hand-in file; grade: or a folder of students")
+    parser.add_argument("--input", help="check: the file that was answered (with labels or without)")
+    parser.add_argument("--gold", help="grade: the file with labels, or the whole sonnets")
+    parser.add_argument("--task", choices=("sonnets", "pairs", "sst", "cfimdb"), help="if the file does not tell it")
+    parser.add_argument("--training", help="grade: training sonnets, for the floor of a random training tail")
+    parser.add_argument("--file", dest="name", help="grade: the hand-in's name in a student's folder, if several")
+    parser.add_argument("--deadline", help="grade: later files get no rank, 2026-03-01T23:59 (local time, or +00:00)")
+    parser.add_argument("--gradescope", help="grade: write Gradescope's results.json here; always ends with code 0")
+    parser.add_argument("--out", help="grade: the leader board as CSV; zip: another name for the file")
+    parser.add_argument("--with_tests", action="store_true", help="zip: the tests, too")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":  # before the heavy imports, so that --help and typing errors answer at once
+    OPTIONS = start(parse)
+
+from pathlib import Path
+
+from cli.tables import format_table
+from config import CLASSES, ClassifierSettings, ParaphraseData, SonnetData
+from datasets.sonnets import head_of
+from errors import UserError, check
+from files import check_writable, write_json, write_text
+from handin.bundle import NAME, write_zip
+from handin.checks import check_file, load_input, read_answers, read_sonnets, task_of, warn_of_lengths
+from handin.grading import floors, format_csv, grade, gradescope, in_digits, leaderboard, read_deadline
+
+
+def main(options):
+    for needed in {"check": ("file", "input"), "grade": ("file", "gold"), "zip": ()}[options.action]:
+        flag = "a file" if needed == "file" else f"--{needed} FILE"
+        check(getattr(options, needed), f"{options.action} wants {flag} (--help shows examples)")
+    for path in filter(None, (options.out, options.gradescope)):
+        check_writable(path)
+    if options.action == "zip":
+        pack(options)
+    elif options.action == "check":
+        check_one(options.file, options.input, options.task)
+    elif Path(options.file).is_dir():
+        check(not options.gradescope, "--gradescope is for one hand-in file, not for a folder of students")
+        grade_students(options)
+    else:
+        grade_one(options)
+
+
+def check_one(path, source, task=None):
+    """Say what a hand-in file holds. Raises UserError where it is not in order."""
+    task = task or task_of(path, source)
+    rows = load_input(source, task)
+    held = check_file(path, task, [head_of(text) for text in rows] if task == "sonnets" else rows)
+    if task == "sonnets":
+        warn_of_lengths(path, held)
+    say(f"{path}: {len(held)} {'sonnets' if task == 'sonnets' else 'answers'}, in order")
+
+
+def grade_one(options):
+    task = options.task
+    try:
+        task = task or task_of(options.file, options.gold)
+        gold = load_input(options.gold, task, "dev")
+        scores = grade(options.file, task, gold)
+    except UserError as error:
+        if not options.gradescope:
+            raise
+        say(f"error: {error}")
+        return write_json(options.gradescope, gradescope(task, fault=str(error)))
+    if options.gradescope:
+        write_json(options.gradescope, gradescope(task, scores))
+    table = {
+        name: {"score": in_digits(task, score), "95 % interval": f"{in_digits(task, low)} to {in_digits(task, high)}"}
+        for name, (score, low, high) in scores.items()
+    }
+    training = load_input(options.training, task) if options.training else None
+    for floor, row in floors(task, gold, training).items():
+        table |= {f"floor: {floor}, {name}": {"score": in_digits(task, row[name])} for name in scores if name in row}
+    say("\n" + format_table(table, str(options.file)), end="")
+
+
+def grade_students(options):
+    task = options.task or gold_task(options.gold)
+    deadline = read_deadline(options.deadline) if options.deadline else None
+    gold = load_input(options.gold, task, "dev")
+    rows = leaderboard(options.file, task, gold, options.name, deadline)
+    if options.out:
+        write_text(options.out, format_csv(rows))
+    columns = [name for name in rows[0] if not name.endswith((" low", " high"))]
+    say("\n" + format_table({str(n): {c: row[c] for c in columns} for n, row in enumerate(rows, 1)}), end="")
+
+
+def gold_task(path):
+    """The task that a gold file is of."""
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        header = file.readline(10_000).split()
+    if "is_duplicate" in header:
+        return "pairs"
+    if "sentiment" in header:
+        return "cfimdb" if "cfimdb" in Path(path).name.lower() else "sst"
+    return "sonnets"
+
+
+def pack(options):
+    for path, source in expected():
+        if not Path(path).exists():
+            say(f"warning: {path} is missing: nothing is handed in for it")
+        elif Path(source).exists():
+            check_one(path, source)
+        else:
+            say(f"{path}: {source} is not here, only its form is checked")
+            task = task_of(path)
+            read_sonnets(path) if task == "sonnets" else read_answers(path, task)
+    names = write_zip(".", options.out or NAME, options.with_tests)
+    say(f"{options.out or NAME}: {len(names)} files")
+
+
+def expected():
+    """[(hand-in file, the input that it answers)] at their default places."""
+    sonnets, pairs, reviews = SonnetData(), ParaphraseData(), ClassifierSettings()
+    found = [
+        (sonnets.sonnet_out, sonnets.held_out_sonnet_path),
+        (sonnets.sonnet_dev_out, sonnets.gold_sonnet_path),
+        (pairs.para_dev_out, pairs.para_dev),
+        (pairs.para_test_out, pairs.para_test),
+    ]
+    for reviews.head.fine_tune_mode in ("last-linear-layer", "full-model"):
+        for name in CLASSES:
+            for split in ("dev", "test"):
+                found.append((reviews.output(name, split), getattr(reviews.data, f"{name}_{split}")))
+    return found
+
+
+if __name__ == "__main__":
+    run_script(main, *[OPTIONS])
