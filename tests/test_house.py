@@ -24,7 +24,7 @@ from tuning.state import load_tuning, trainable_state_dict
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the top; a file may import from its own floor's folder and from the floors below
     (
-        *("sonnet_generation", "paraphrase_detection", "classifier", "translation", "pretrain", "exchange"),
+        *("sonnet_generation", "paraphrase_detection", "classifier", "translation", "pretrain", "exchange", "compare"),
         *("optimizer_test", "sanity_check", "utils"),
     ),
     ("training",),
