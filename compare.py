@@ -272,7 +272,7 @@ def train(run, task):
 
 
 def dev_scores(run, task):
-    """The score of each dev item: 1 or 0 for a pair, chrF for a sonnet. Also those of the floors: (list, {name: list})."""
+    """(the score of each dev item: 1 or 0 for a pair, chrF for a sonnet; {floor: the same list})"""
     from datasets import load_paraphrase_data, load_sonnets
     from datasets.sonnets import head_of
     from evaluation import chrf
