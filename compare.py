@@ -24,6 +24,8 @@ stopped goes on, one with other settings is refused.
 """
 
 import argparse
+import contextlib
+import io
 import re
 import subprocess
 import sys
@@ -317,7 +319,8 @@ def table_rows(experiment, runs):
     for name in experiment.variants:
         mine = [run for run in runs if run.variant == name]
         facts = [read_json(run.folder / "report.json")["run"] for run in mine]
-        scored = [dev_scores(run, experiment.task) for run in mine]
+        with contextlib.redirect_stdout(io.StringIO()):  # what the loaders say, the runs have said
+            scored = [dev_scores(run, experiment.task) for run in mine]
         items, floors = [scores for scores, _ in scored], scored[0][1]
         means = [sum(each) / len(items) for each in zip(*items, strict=True)]
         figures = [
