@@ -243,3 +243,15 @@ def mean_and_deviation(rows):
         name: (statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
         for name, values in columns.items()
     }
+
+
+def paired_bootstrap(scores, base, resamples=10_000, seed=0):
+    """(mean difference, lower, upper end of its 95 % interval) of two systems' scores on the same items.
+
+    Items are drawn with replacement, the two scores of an item together (Koehn 2004); the ends are percentiles.
+    """
+    differences = torch.tensor(scores, dtype=torch.float64) - torch.tensor(base, dtype=torch.float64)
+    random_state, size = torch.Generator().manual_seed(seed), len(differences)
+    means = [differences[torch.randint(size, (size,), generator=random_state)].mean().item() for _ in range(resamples)]
+    low, high = torch.tensor(means, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
+    return differences.mean().item(), low.item(), high.item()

@@ -1,4 +1,8 @@
-"""The one table printer: aligned columns that can be pasted into a report."""
+"""The one table printer: aligned columns that can be pasted into a report; and the same as Markdown, CSV and HTML."""
+
+import csv
+import html
+import io
 
 
 def format_table(rows, title=None, corner=""):
@@ -24,3 +28,43 @@ def format_table(rows, title=None, corner=""):
 def plus_minus(value):
     """(mean, deviation) as text."""
     return "{:.2f} +- {:.2f}".format(*value)
+
+
+def to_markdown(rows, note=""):
+    """rows: {name: {column: text}} with the same columns in each row. note: a line below."""
+    columns = list(next(iter(rows.values())))
+    lines = [["", *columns], ["---", *["---:"] * len(columns)], *([name, *row.values()] for name, row in rows.items())]
+    text = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return text + (f"\n{note}\n" if note else "")
+
+
+def to_csv(rows):
+    """The same rows; the first column is the name."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["name", *next(iter(rows.values()))])
+    writer.writerows([name, *row.values()] for name, row in rows.items())
+    return file.getvalue()
+
+
+def to_html(rows, title, note=""):
+    """The same rows as a page that needs no other file, light or dark as its reader has it."""
+
+    def line(tag, cells):
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>\n"
+
+    body = "".join(line("td", [name, *row.values()]) for name, row in rows.items())
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>
+:root {{ color-scheme: light dark }}
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem; color: CanvasText; background: Canvas }}
+th, td {{ padding: .3rem .8rem; text-align: right; border-bottom: 1px solid GrayText }}
+th:first-child, td:first-child {{ text-align: left }}
+table {{ border-collapse: collapse }}
+</style></head><body>
+<h1>{html.escape(title)}</h1>
+<table>
+{line("th", ["", *next(iter(rows.values()))])}{body}</table>
+<p>{html.escape(note)}</p>
+</body></html>
+"""

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (  # from the top; a file may import from its own floor's folder and from the floors below
     (
         *("sonnet_generation", "paraphrase_detection", "classifier", "translation", "pretrain", "exchange"),
-        *("report", "submission", "optimizer_test", "sanity_check", "utils"),
+        *("compare", "report", "submission", "optimizer_test", "sanity_check", "utils"),
     ),
     ("reporting",),
     ("handin",),

@@ -16,7 +16,9 @@ from tests.helpers import flat
 from tests.inputs import ROOT, run, without
 from tests.test_flags import IN_BOTH, IN_PARAPHRASE, IN_SONNETS, NOT_DEFAULT, NOT_DEFAULT_IN_BOTH, OTHER_METHODS
 
-EXPERIMENTS = [path for path in sorted((ROOT / "experiments").glob("*")) if "translation" not in path.name]
+EXPERIMENTS = [  # compare-*: tests/test_compare.py
+    path for path in sorted((ROOT / "experiments").glob("*")) if not path.name.startswith(("compare-", "translation-"))
+]
 SCRIPTS = {"sonnet_generation.py": sonnet_generation, "paraphrase_detection.py": paraphrase_detection}
 CLASSES = {sonnet_generation: SonnetSettings, paraphrase_detection: ParaphraseSettings}
 
