@@ -1,26 +1,29 @@
-"""Trains the variants of an experiment over several seeds, and writes one table that compares them.
+"""Trains variants of an experiment over several seeds: one table of them all.
 
-python compare.py experiments/compare-sonnet-methods.toml          train what is missing, then the table
-python compare.py experiments/compare-sonnet-methods.toml --mini   the same offline, on the sample data
+python compare.py experiments/compare-sonnet-methods.toml
+    train what is missing, then write table.md, table.csv and table.html
+python compare.py experiments/compare-sonnet-methods.toml --mini
+    the same offline, on sample data and the model that comes along
 
 An experiment is a TOML file:
 
     task = "pairs"                  # or "sonnets"
     seeds = [11711, 11712]
-    columns = ["score", "difference", "seconds"]   # all where it is left out
+    columns = ["score", "difference", "seconds"]   # all, where it is left out
     [flags]                         # of all variants
     head = "linear"
-    [variants.last]                 # the first one is what the others are compared with
+    [variants.last]                 # what the others are compared with
     pooling = "last"
     [variants.attention]
     pooling = "attention"
-    [mini]                          # with --mini: flags that win over those above,
+    [mini]                          # with --mini: flags that win over those,
     epochs = 2
     [mini.attention]                # and of one variant
     lr = 3e-3
 
-Every run has a folder, OUT/VARIANT-SEED, and a log beside it. A run that is there is not trained again, one that was
-stopped goes on, one with other settings is refused.
+Every run has a folder, OUT/VARIANT-SEED, and a log beside it. A run that is
+there is not trained again, one that was stopped goes on, one with other
+settings is refused.
 """
 
 import argparse
@@ -34,7 +37,7 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.flags import parse_flags, settings_to_dict
+from cli.flags import FlagParser, parse_flags, settings_to_dict
 from cli.script import Stopped, finish_first, on_stop, run_script, say, start, stop_asked
 from cli.tables import format_table, to_csv, to_html, to_markdown
 from config import ParaphraseSettings, SonnetSettings
@@ -119,9 +122,7 @@ class PlannedRun:
 
 
 def parse(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=80)
-    )
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", metavar="EXPERIMENT.toml")
     parser.add_argument("--mini", action="store_true", help="on data/gpt2-mini and data/sample, offline")
     parser.add_argument("--out", help="folder of runs and tables (default: runs/EXPERIMENT, with --mini -mini)")
@@ -297,9 +298,10 @@ def dev_scores(run, task):
 
 def write_tables(experiment, runs, out, title):
     rows = table_rows(experiment, runs)
+    seeds, first = ", ".join(map(str, experiment.seeds)), next(iter(experiment.variants))
     note = (
-        f"{len(experiment.seeds)} seeds, mean +- deviation. Difference to {next(iter(experiment.variants))}: mean over "
-        "dev items (each averaged over the seeds) with a 95 % interval from 10,000 paired resamples of the items."
+        f"Seeds: {seeds}; mean +- deviation. Difference to {first}: mean over dev items (each averaged over the seeds) "
+        "with a 95 % interval from 10,000 paired resamples of the items."
     )
     say("\n" + format_table(rows, title) + f"\n{note}\n")
     for suffix, text in (
