@@ -148,6 +148,7 @@ def main(options):
         if not run.done:
             train(run, experiment.task)
         say("done before" if state == "done" else f"{time.perf_counter() - began:.0f} s")
+    check_same_dev(runs, experiment.task)
     write_tables(experiment, runs, out, path.stem)
 
 
@@ -247,6 +248,22 @@ def check_recorded(run, task):
                 f"{run.folder} was trained with {name} = {known}, the experiment asks for {value}: "
                 "give another --out, or remove that folder",
             )
+
+
+def check_same_dev(runs, task):
+    """Raise UserError unless all runs were measured on the same dev items: the bootstrap pairs them."""
+    from training.runs import Run
+
+    first = None
+    for run in runs:
+        inputs = Run(run.folder).record(task.script)["inputs"]
+        dev = {name: data["sha256"] for name, data in inputs.items() if name.startswith("dev ")}
+        first = first or dev
+        check(
+            dev == first,
+            f"{run.folder} was measured on other dev data than {runs[0].folder}: the file was changed in between; give "
+            "another --out, or remove one of them",
+        )
 
 
 def train(run, task):

@@ -126,12 +126,13 @@ def planned(experiment, tmp_path):
     return described, compare.plan(described, path, tmp_path / "out")
 
 
-def record(run, **changes):
-    """Write the settings of a run as its script would."""
+def record(run, dev="1a", **changes):
+    """Write the settings of a run as its script would. dev: the SHA-256 of its dev pairs."""
     settings = settings_to_dict(run.settings)
     settings["training"] |= {"precision": "fp32"} | changes
     run.folder.mkdir(parents=True)
-    said = {"format": 2, "task": "paraphrase_detection", "base": {}, "inputs": {}, "total_steps": 1}
+    said = {"format": 2, "task": "paraphrase_detection", "base": {}, "total_steps": 1}
+    said["inputs"] = {"processes": 1, "dev pairs": {"file": "dev.csv", "rows": 4, "sha256": dev}}
     Run(run.folder)._write_record(said | {"settings": settings})
 
 
@@ -166,6 +167,16 @@ def test_a_run_with_other_settings_is_refused_by_name(planned):
     record(runs[1], lr=5.0)
     with pytest.raises(UserError, match=r"mean-1 was trained with lr = 5.0, the experiment asks for 0.001"):
         compare.check_recorded(runs[1], described.task)
+
+
+def test_runs_on_other_dev_data_are_not_compared(planned):
+    described, runs = planned
+    for run in runs[:2]:
+        record(run)
+    compare.check_same_dev(runs[:2], described.task)
+    record(runs[2], dev="2b")
+    with pytest.raises(UserError, match=rf"{runs[2].folder} was measured on other dev data than {runs[0].folder}"):
+        compare.check_same_dev(runs[:3], described.task)
 
 
 def test_tables_of_other_forms_keep_every_mark():
