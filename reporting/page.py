@@ -1,12 +1,13 @@
 """The sections of a report, and the page that they make: one HTML file that needs nothing else."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from jinja2 import Environment, FileSystemLoader
 
-from config import ANSWERS, CLASSES
+from config import ANSWERS, CLASSES, SonnetSettings
 from datasets import (
     ParaphraseDetectionDataset,
     load_paraphrase_data,
@@ -34,6 +35,7 @@ from reporting.measures import (
 MOST_NATS = 10.0  # the loss of a token with the deepest shade
 MOST_TOKENS = 40  # of a text whose attention is drawn
 SONNETS, MISTAKES = 3, 10  # shown
+ANY_TEXT = "The cat sat on the mat, and the dog saw that it did."  # for attention, where there is nothing better
 
 
 @dataclass
@@ -133,18 +135,23 @@ def of_task(name, opened, part, options):
     """
     tuned, model, settings, _ = opened
     tokenizer = load_tokenizer(tuned.folder)
-    if hasattr(settings, "decoding"):
-        sections, text = _sonnets(name, model, tokenizer, settings)
-    else:
-        sections, text = _classes(name, model, tokenizer, settings, part, options.rows)
-    sections.append(_attention(name, model, tokenizer, options.text or text))
-    if updates := _updates(name, model.gpt):
-        sections.append(updates)
-    return sections
+    try:
+        if isinstance(settings, SonnetSettings):
+            section, text = _sonnets(name, model, tokenizer, settings)
+        else:
+            section, text = _answers(name, model, _dev_rows(model, tokenizer, settings, part, options.rows), settings)
+            section.items += _pooling(model, tokenizer, text)
+    except UserError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        section, text = Section(f"Dev data of {name}", [("text", f"Left out: {error}.")]), ANY_TEXT
+    updates = _updates(name, model.gpt)
+    text = text if options.text is None else options.text
+    return [section, _attention(name, model, tokenizer, text), *([updates] if updates else [])]
 
 
 def _sonnets(name, model, tokenizer, settings):
-    """Written anew beside gold: (sections, the text whose attention is drawn by default)."""
+    """Written anew beside gold: (Section, the text whose attention is drawn by default)."""
     gold = load_sonnets(settings.data.gold_sonnet_path)
     decoding, seed = settings.decoding, settings.training.seed
     section = Section(f"Sonnets of {name}")
@@ -163,7 +170,7 @@ def _sonnets(name, model, tokenizer, settings):
         if written:
             pair.insert(0, _by_loss(f"Model, sonnet {place + 1}", model, tokenizer, written[place]))
         section.items.append(("texts", pair))
-    return [section], head_of(gold[0])
+    return section, head_of(gold[0])
 
 
 def _by_loss(caption, model, tokenizer, text):
@@ -176,45 +183,52 @@ def _by_loss(caption, model, tokenizer, text):
     return Shaded(f"{caption}: {sum(known) / max(1, len(known)):.2f} nats a token", shaded)
 
 
-def _classes(name, model, tokenizer, settings, part, most):
-    """Confusions, calibration, mistakes, pooling: (sections, the text whose attention is drawn by default)."""
+def _dev_rows(model, tokenizer, settings, part, most):
+    """(dataset, the rows as people read them, as the model reads them, what its classes are called)."""
     context = model.gpt.context
     if part:
         rows = load_sentiment_data(getattr(settings.data, f"{part}_dev"), CLASSES[part], "dev")[:most]
-        dataset, texts = SentimentDataset(rows, tokenizer, context), [row[0] for row in rows]
-        answers = [str(number) for number in range(CLASSES[part])]
-    else:
-        rows = load_paraphrase_data(settings.data.para_dev, split="dev")[:most]
-        dataset = ParaphraseDetectionDataset(rows, tokenizer, context)
-        texts, answers = [PROMPT.format(first=row[0], second=row[1]) for row in rows], list(ANSWERS)
-    shown = [" / ".join(row[:-2]) for row in rows]
+        sentences = [row[0] for row in rows]
+        return SentimentDataset(rows, tokenizer, context), sentences, sentences, list(map(str, range(CLASSES[part])))
+    rows = load_paraphrase_data(settings.data.para_dev, split="dev")[:most]
+    pairs = [f"{first} / {second}" for first, second, *_ in rows]
+    prompts = [PROMPT.format(first=first, second=second) for first, second, *_ in rows]
+    return ParaphraseDetectionDataset(rows, tokenizer, context), pairs, prompts, list(ANSWERS)
+
+
+def _answers(name, model, data, settings):
+    """Confusions, calibration, mistakes: (Section, the prompt of the worst mistake). data: as from `_dev_rows`."""
+    dataset, shown, prompts, answers = data
     p = class_probabilities(model, dataset, settings.inference.eval_batch_size)
-    chosen, truths = p.argmax(dim=-1).tolist(), dataset.labels
-    counts = {
-        (f"is {one}", f"said {other}"): sum((t, c) == (i, j) for t, c in zip(truths, chosen, strict=True))
-        for i, one in enumerate(answers)
-        for j, other in enumerate(answers)
-    }
-    bins, error = reliability(p, truths)
-    right = sum(c == t for c, t in zip(chosen, truths, strict=True))
-    section = Section(f"Answers of {name}")
-    section.items.append(("text", f"The first {len(rows)} dev rows in fp32: {right} right, {right / len(rows):.4f}."))
-    is_, said = [f"is {one}" for one in answers], [f"said {one}" for one in answers]
-    tag = name.replace("/", "-")
-    section.items.append(("plot", plots.grid(f"confusion-{tag}", "Confusion matrix", is_, said, counts, "{:d}")))
-    diagram = plots.reliability_diagram(f"reliability-{tag}", f"Reliability (ECE {error:.3f})", bins, error)
-    section.items.append(("plot", diagram))
+    (confidence, chosen), truths = p.max(dim=-1), dataset.labels
+    confidence, chosen = confidence.tolist(), chosen.tolist()
     wrong = [place for place, (c, t) in enumerate(zip(chosen, truths, strict=True)) if c != t]
-    wrong = sorted(wrong, key=lambda place: -p[place].max().item())[:MISTAKES]
-    mistakes = [[shown[i], answers[truths[i]], answers[chosen[i]], f"{p[i].max().item():.3f}"] for i in wrong]
-    if mistakes:
+    wrong = sorted(wrong, key=lambda place: -confidence[place])[:MISTAKES]
+    right = sum(c == t for c, t in zip(chosen, truths, strict=True))
+    counts = Counter(zip(truths, chosen, strict=True))
+    confusions = {
+        (f"is {one}", f"said {other}"): counts[i, j] for i, one in enumerate(answers) for j, other in enumerate(answers)
+    }
+    is_, said = [f"is {one}" for one in answers], [f"said {one}" for one in answers]
+    bins, error = reliability(p, truths)
+    tag = name.replace("/", "-")
+    section = Section(f"Answers of {name}")
+    section.items += [
+        ("text", f"The first {len(truths)} dev rows in fp32: {right} right, {right / len(truths):.4f}."),
+        ("plot", plots.grid(f"confusion-{tag}", "Confusion matrix", is_, said, confusions, "{:d}")),
+        ("plot", plots.reliability_diagram(f"reliability-{tag}", f"Reliability (ECE {error:.3f})", bins, error)),
+    ]
+    if wrong:
+        rows = [[shown[i], answers[truths[i]], answers[chosen[i]], f"{confidence[i]:.3f}"] for i in wrong]
         section.items.append(("text", "The most confident mistakes:"))
-        head = ["row", "is", "said", "probability"]
-        section.items.append(("table", Table("most confident mistakes", head, mistakes)))
-    for place in (wrong or range(len(rows)))[:SONNETS]:
-        if found := pooling_weights(model, tokenizer, texts[place]):
-            section.items.append(("texts", [_by_weight(head, found) for head in range(len(found[1]))]))
-    return [section], texts[0]
+        section.items.append(("table", Table("mistakes", ["row", "is", "said", "probability"], rows)))
+    return section, prompts[wrong[0] if wrong else 0]
+
+
+def _pooling(model, tokenizer, text):
+    """What each head of the pooling takes of each token, where it has weights; [] where it has none."""
+    found = pooling_weights(model, tokenizer, text)
+    return [("texts", [_by_weight(head, found) for head in range(len(found[1]))])] if found else []
 
 
 def _by_weight(head, found):

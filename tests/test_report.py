@@ -170,6 +170,13 @@ def test_pairs_and_reviews(pair_flags, review_flags, capsys):
     assert "The first 5 dev rows in fp32" in text
 
 
+def test_without_its_data_a_run_still_has_a_page(sonnet_flags, tmp_path):
+    run(sonnet_generation, [*sonnet_flags, "--lora", "--run_dir", "run"])
+    (tmp_path / "gold.txt").unlink()
+    page, text = make(["run"])
+    assert "Left out: gold.txt does not exist" in text and "Attention of run" in page.headings
+
+
 @pytest.mark.parametrize("method", TUNING_METHODS)
 def test_every_method_has_a_page(sonnet_flags, method):
     run(
