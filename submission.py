@@ -44,7 +44,7 @@ from cli.tables import format_table
 from config import CLASSES, ClassifierSettings, ParaphraseData, SonnetData
 from datasets.sonnets import head_of
 from errors import UserError, check
-from files import check_writable, write_json, write_text
+from files import check_writable, read_text, write_json, write_text
 from handin.bundle import NAME, write_zip
 from handin.checks import check_file, load_input, read_answers, read_sonnets, task_of, warn_of_lengths
 from handin.grading import floors, format_csv, grade, gradescope, in_digits, leaderboard, read_deadline
@@ -113,8 +113,7 @@ def grade_students(options):
 
 def gold_task(path):
     """The task that a gold file is of."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline(10_000).split()
+    header = read_text(path).lstrip().split("\n", 1)[0].split()
     if "is_duplicate" in header:
         return "pairs"
     if "sentiment" in header:

@@ -13,7 +13,7 @@ from cli.script import say
 from config import ANSWERS, CLASSES
 from datasets.paraphrase import load_paraphrase_data
 from datasets.sentiment import load_sentiment_data
-from datasets.sonnets import SONNET_LINES, lines_of, load_sonnets
+from datasets.sonnets import SONNET_LINES, is_heading, lines_of, load_sonnets
 from errors import UserError, check
 from files import read_text
 
@@ -23,7 +23,7 @@ LABELS = {"pairs": "is_duplicate"} | dict.fromkeys(CLASSES, "sentiment")
 POSSIBLE = {"pairs": tuple(ANSWERS.values())} | {name: tuple(range(number)) for name, number in CLASSES.items()}
 SONNETS_BEGIN = "--Generated Sonnets--"
 MOST_BYTES = 16 * 2**20  # of a file of answers: ten times the course's largest
-MOST_SONNET_BYTES = 2**20
+MOST_SONNET_BYTES, MOST_SONNETS = 2**20, 1000
 
 
 def read_hand_in(path, most_bytes=MOST_BYTES):
@@ -93,8 +93,10 @@ def check_answers(path, task, ids):
 def read_sonnets(path):
     """The sonnets of a hand-in file. Raises UserError."""
     text = read_hand_in(path, MOST_SONNET_BYTES)
-    first = text.split("\n", 1)[0]
-    check(first.startswith(SONNETS_BEGIN), f"{path} begins with {first[:60]!r}, it must be {SONNETS_BEGIN!r}")
+    first, *lines = text.split("\n")
+    check(first.strip() == SONNETS_BEGIN, f"{path} begins with {first[:60]!r}, it must be {SONNETS_BEGIN!r}")
+    numbers = sum(map(is_heading, lines))  # the reader compares each with all others
+    check(numbers <= MOST_SONNETS, f"{path} has {numbers} lines with a number: no hand-in has that many sonnets")
     return load_sonnets(path)
 
 
