@@ -53,7 +53,8 @@ def test_trains_translates_and_comes_back(flags, tmp_path, model, precision, cap
     (tmp_path / "out/test.txt").unlink()
     for name in ("train.tsv", "dev.tsv"):  # prediction needs them no more
         (tmp_path / name).unlink()
-    run(["--checkpoint", "run", *flags[6:8], "--beams", "2"])
+    # a prediction's precision is its own: that of the machine, where it is not said
+    run(["--checkpoint", "run", *flags[6:8], "--beams", "2", "--precision", precision])
     assert (tmp_path / "out/test.txt").read_bytes() == first
 
 
