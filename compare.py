@@ -27,6 +27,23 @@ settings is refused.
 """
 
 import argparse
+
+from cli.flags import FlagParser, parse_flags, settings_to_dict
+from cli.script import Stopped, finish_first, on_stop, run_script, say, start, stop_asked
+
+
+def parse(arguments=None):
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", metavar="EXPERIMENT.toml")
+    parser.add_argument("--mini", action="store_true", help="on data/gpt2-mini and data/sample, offline")
+    parser.add_argument("--out", help="folder of runs and tables (default: runs/EXPERIMENT, with --mini -mini)")
+    parser.add_argument("--dry_run", action="store_true", help="only list the runs")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":  # before the heavy imports, so that --help and typing errors answer at once
+    OPTIONS = start(parse)
+
 import contextlib
 import io
 import re
@@ -37,12 +54,16 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.flags import FlagParser, parse_flags, settings_to_dict
-from cli.script import Stopped, finish_first, on_stop, run_script, say, start, stop_asked
 from cli.tables import format_table, to_csv, to_html, to_markdown
 from config import ParaphraseSettings, SonnetSettings
+from datasets import load_paraphrase_data, load_sonnets
+from datasets.sonnets import head_of
 from errors import UserError, check
-from files import read_json, read_text, write_text
+from evaluation import answer_token, chrf, mean_and_deviation, paired_bootstrap
+from files import read_text, write_text
+from handin.checks import check_answers, check_sonnets
+from training.runs import Run
+from tuning.register import default_learning_rate
 
 SAMPLE = "data/sample"
 COLUMNS = (
@@ -119,15 +140,6 @@ class PlannedRun:
     @property
     def state(self):
         return "done" if self.done else "goes on" if self.begun else "to train"
-
-
-def parse(arguments=None):
-    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiment", metavar="EXPERIMENT.toml")
-    parser.add_argument("--mini", action="store_true", help="on data/gpt2-mini and data/sample, offline")
-    parser.add_argument("--out", help="folder of runs and tables (default: runs/EXPERIMENT, with --mini -mini)")
-    parser.add_argument("--dry_run", action="store_true", help="only list the runs")
-    return parser.parse_args(arguments)
 
 
 def main(options):
@@ -230,9 +242,6 @@ def as_arguments(flags):
 
 def check_recorded(run, task):
     """Raise UserError where a run's record is not what the experiment now asks for."""
-    from training.runs import Run
-    from tuning.register import default_learning_rate
-
     recorded, asked = Run(run.folder).record(task.script)["settings"], settings_to_dict(run.settings)
     if asked["training"]["lr"] is None:
         asked["training"]["lr"] = default_learning_rate(run.settings.tuning.methods)
@@ -252,8 +261,6 @@ def check_recorded(run, task):
 
 def check_same_dev(runs, task):
     """Raise UserError unless all runs were measured on the same dev items: the bootstrap pairs them."""
-    from training.runs import Run
-
     first = None
     for run in runs:
         inputs = Run(run.folder).record(task.script)["inputs"]
@@ -293,24 +300,19 @@ def train(run, task):
 
 def dev_scores(run, task):
     """(the score of each dev item: 1 or 0 for a pair, chrF for a sonnet; {floor: the same list})"""
-    from datasets import load_paraphrase_data, load_sonnets
-    from datasets.sonnets import head_of
-    from evaluation import chrf
-
     data = run.settings.data
     if task is TASKS["pairs"]:
-        from config import ANSWERS
-
-        lines = read_text(data.para_dev_out).splitlines()[1:]
-        answers = dict(line.rstrip().rsplit(", ", 1) for line in lines)
         rows = load_paraphrase_data(data.para_dev, split="dev")
-        tokens, labels = tuple(map(str, ANSWERS.values())), [row[2] for row in rows]
+        answers = check_answers(data.para_dev_out, "pairs", [identifier for *_, identifier in rows])
+        labels = [label for *_, label, _ in rows]
         common = max(set(labels), key=labels.count)
-        scores = [float(answers[str(row[3])] == tokens[row[2]]) for row in rows]
+        scores = [float(answers[identifier] == answer_token(label)) for *_, label, identifier in rows]
         return scores, {"always the commoner answer": [float(label == common) for label in labels]}
-    gold, texts = load_sonnets(data.gold_sonnet_path), load_sonnets(data.sonnet_dev_out)
-    each = [chrf([text], [whole]) for text, whole in zip(texts, gold, strict=True)]
-    return each, {"prompt alone": [chrf([head_of(whole)], [whole]) for whole in gold]}
+    gold = load_sonnets(data.gold_sonnet_path)
+    prompts = [head_of(whole) for whole in gold]
+    texts = check_sonnets(data.sonnet_dev_out, prompts)
+    each, floor = ([chrf([text], [whole]) for text, whole in zip(some, gold, strict=True)] for some in (texts, prompts))
+    return each, {"prompt alone": floor}
 
 
 def write_tables(experiment, runs, out, title):
@@ -332,12 +334,10 @@ def write_tables(experiment, runs, out, title):
 
 def table_rows(experiment, runs):
     """{variant or floor: {column: text}}"""
-    from evaluation import mean_and_deviation, paired_bootstrap
-
     rows, base, floors = {}, None, {}
     for name in experiment.variants:
         mine = [run for run in runs if run.variant == name]
-        facts = [read_json(run.folder / "report.json")["run"] for run in mine]
+        facts = [Run(run.folder).reported()["run"] for run in mine]
         with contextlib.redirect_stdout(io.StringIO()):  # what the loaders say, the runs have said
             scored = [dev_scores(run, experiment.task) for run in mine]
         items, floors = [scores for scores, _ in scored], scored[0][1]
@@ -376,4 +376,4 @@ def _chosen(experiment, cells):
 
 
 if __name__ == "__main__":
-    run_script(main, start(parse))
+    run_script(main, OPTIONS)

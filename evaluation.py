@@ -55,10 +55,10 @@ def predict_paraphrase(loader, model, device):
 
     The model may put out two logits (no, yes) or, as the course's skeleton does, logits over the whole vocabulary.
     """
-    return _predict(_answers, loader, model, device)
+    return predict(_answers, loader, model, device)
 
 
-def _predict(answers_of, loader, model, device):
+def predict(answers_of, loader, model, device):
     """(ids, what answers_of(model, batch, device) gives for their rows) over a loader's batches."""
     model.eval()
     ids, predictions = [], []
@@ -128,7 +128,7 @@ def test_sonnet(test_path=SonnetData.sonnet_dev_out, gold_path=SonnetData.gold_s
 @torch.no_grad()
 def predict_sentiment(loader, model, device):
     """(ids, predictions) over a loader's batches; predictions are classes, 0, 1, ..."""
-    return _predict(_classes, loader, model, device)
+    return predict(_classes, loader, model, device)
 
 
 def _classes(model, batch, device):

@@ -173,6 +173,7 @@ def _time_of(function, *arguments):
 
 
 def merge_run(options):
+    base = base_for_others(options)
     tuned, model, _, _ = open_tuned(options.source, options.model_path, options.model_size)
     if tuned.methods:
         tuned.merge()
@@ -181,19 +182,20 @@ def merge_run(options):
         for name in TOKENIZER_FILES:
             if (tuned.folder / name).is_file():
                 shutil.copyfile(tuned.folder / name, folder / name)
-        write_card(folder, options, "transformers")
+        write_card(folder, options, base, "transformers")
     _say_what_stays(model)
     print(f"{options.out}: a plain GPT-2, for --model_path and for transformers")
     share(options)
 
 
 def export_run(options):
+    base = base_for_others(options)
     tuned, model, _, _ = open_tuned(options.source, options.model_path, options.model_size)
     tensors = trainable_state_dict(tuned.gpt2) | prompt_tensors(tuned.gpt2)
-    exported = to_peft(tuned.methods, tensors, tuned.gpt2.config, base_of(options))
+    exported = to_peft(tuned.methods, tensors, tuned.gpt2.config, base)
     with whole_folder(options.out) as folder:
         write_folder(folder, *exported)
-        write_card(folder, options, "peft")
+        write_card(folder, options, base, "peft")
     _say_what_stays(model)
     if "ptuning" in tuned.methods:
         print("peft keeps the virtual tokens, not the network that wrote them: it comes back as prompt tuning")
@@ -203,22 +205,20 @@ def export_run(options):
     share(options)
 
 
-def base_of(options):
-    """What the base of the run is called, for others."""
+def base_for_others(options):
+    """What the base of the run is called. Raises UserError where others would be led to a folder of this machine."""
     model = Run(Path(options.source)).record()["settings"]["model"]
-    return base_name(model["model_path"], model["model_size"], options.base_model)
-
-
-def write_card(folder, options, library):
-    """The model card, after a check that what others get does not lead to a folder of this machine."""
-    base = base_of(options)
-    local = Path(base).is_dir()
-    check(
-        not (local and options.push_to_hub),
-        f"the base is a folder of this machine, {base}: name the hub's by --base_model, so that others can open it",
-    )
-    if local:
+    base = base_name(model["model_path"], model["model_size"], options.base_model)
+    if Path(base).is_dir():
+        check(
+            not options.push_to_hub,
+            f"the base is a folder of this machine, {base}: name the hub's by --base_model, so that others can open it",
+        )
         print(f"the base is the folder {base}: give --base_model what the hub calls it before you share this")
+    return base
+
+
+def write_card(folder, options, base, library):
     write_text(folder / "README.md", model_card(Run(Path(options.source)), base, library, options.licence))
 
 

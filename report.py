@@ -33,7 +33,7 @@ import datetime
 from pathlib import Path
 
 from errors import check
-from files import check_writable, read_json, write_bytes, write_text
+from files import check_writable, write_bytes, write_text
 from reporting import page
 from training.figures import code_version
 from training.runs import Run
@@ -42,10 +42,11 @@ from training.tasks import SETTINGS, open_tuned
 
 def main(options):
     check(options.rows >= 1, f"--rows must be at least 1, got {options.rows}")
+    check(options.text is None or options.text.strip(), "--text is empty: give some words")
     check_writable(options.out)
     runs = {name: Run(Path(folder)) for name, folder in zip(names_of(options.runs), options.runs, strict=True)}
     records = {name: run.record() for name, run in runs.items()}
-    reports = {name: report_of(run.folder / "report.json") for name, run in runs.items()}
+    reports = {name: run.reported() for name, run in runs.items()}
     sections, tasks = [page.final_table(reports)], dict.fromkeys(record["task"] for record in records.values())
     for task in tasks:  # losses of different tasks are not compared
         lines = {name: run.lines() for name, run in runs.items() if records[name]["task"] == task}
@@ -60,7 +61,7 @@ def main(options):
     text = page.write_page(sections, ", ".join(runs), footer)
     if options.png:
         for plot in page.plots_of(sections):
-            write_bytes(Path(options.png, f"{plot.name}.png"), plot.png())
+            write_bytes(Path(options.png, plot.file), plot.png())
     write_text(options.out, text)
     plots = len(page.plots_of(sections))
     print(f"{options.out}: {len(sections)} sections, {plots} plots, {len(text) / 2**20:.1f} MiB")
@@ -72,10 +73,6 @@ def names_of(folders):
     parts = [Path(folder).resolve().parts for folder in folders]
     length = next(n for n in range(1, 100) if len({part[-n:] for part in parts}) == len(parts))
     return ["/".join(part[-length:]) for part in parts]
-
-
-def report_of(path):
-    return read_json(path, optional={"figures": dict, "scores": dict}) if path.exists() else {}
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from cli.script import run_script
 from cli.tables import format_table
 from datasets import LengthGroupedBatches, ParaphraseDetectionDataset, load_paraphrase_data, load_tokenizer
 from evaluation import accuracy, macro_f1
-from exchange import open_tuned
+from training.tasks import open_tuned
 
 
 def features(first, second):

@@ -95,10 +95,10 @@ def run_script(main, *arguments):
         _exit(128 + stop.number)
     except KeyboardInterrupt:  # where nobody called `start`
         _tell(f"stopped; {_Stops.hint}")
-        sys.exit(130)
+        _exit(130)
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        sys.exit(141)
+        _exit(141)
     finally:
         _Stops.running, _Stops.asked = False, None
 

@@ -34,8 +34,12 @@ def to_markdown(rows, note=""):
     """rows: {name: {column: text}} with the same columns in each row. note: a line below."""
     columns = list(next(iter(rows.values())))
     lines = [["", *columns], ["---", *["---:"] * len(columns)], *([name, *row.values()] for name, row in rows.items())]
-    text = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-    return text + (f"\n{note}\n" if note else "")
+    return markdown_lines(lines) + (f"\n{note}\n" if note else "")
+
+
+def markdown_lines(lines):
+    """Lines of cells as those of a Markdown table; the second one is the rule."""
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
 
 def to_csv(rows):

@@ -1,11 +1,11 @@
 """The zip that is handed in: what the scripts need to run, the predictions, and nothing else."""
 
-import os
+import io
 import zipfile
 from pathlib import Path
 
-from errors import UserError, check
-from files import check_writable
+from errors import check
+from files import check_writable, write_bytes
 
 NAME = "cs224n_default_final_project_submission.zip"
 LEFT_OUT = {"tests", "benchmarks", "data", "docs", "experiments", "predictions", "runs", "build", "dist"}
@@ -40,18 +40,11 @@ def write_zip(root, target, with_tests=False):
     paths = files_to_pack(root, with_tests)
     check(paths, f"{root} holds no Python: run this in the project's folder")
     names = [path.relative_to(root).as_posix() for path in paths]
-    target = Path(target)
-    unfinished = target.with_name(f".{target.name[:100]}.{os.getpid()}.unfinished")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_DEFLATED) as bundle:
-            for path, name in zip(paths, names, strict=True):
-                entry = zipfile.ZipInfo(name, DATE)
-                entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-                bundle.writestr(entry, path.read_bytes())
-        os.replace(unfinished, target)
-    except OSError as error:
-        raise UserError(f"cannot write {target} ({error.strerror}): make room, or choose another place") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as bundle:
+        for path, name in zip(paths, names, strict=True):
+            entry = zipfile.ZipInfo(name, DATE)
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            bundle.writestr(entry, path.read_bytes())
+    write_bytes(target, buffer.getvalue())
     return names

@@ -8,6 +8,7 @@ import contextlib
 import torch
 
 from datasets import LengthGroupedBatches
+from evaluation import predict
 from modules.attention import reference_attention
 
 
@@ -34,30 +35,38 @@ def token_losses(model, tokenizer, text):
 @torch.no_grad()
 def class_probabilities(model, dataset, batch_size):
     """(N, C): for each row of a dataset with `ids`, in its order, what the model gives its classes."""
-    found = {}
-    for batch in LengthGroupedBatches(dataset, batch_size):
-        logits = model(batch["token_ids"], batch["attention_mask"])
-        found |= dict(zip(batch["sent_ids"], logits.float().softmax(dim=-1), strict=True))
+    ids, rows = predict(_probabilities, LengthGroupedBatches(dataset, batch_size), model, torch.device("cpu"))
+    found = dict(zip(ids, rows, strict=True))
     return torch.stack([found[identifier] for identifier in dataset.ids])
 
 
-def reliability(probabilities, truths, bins=10):
+def _probabilities(model, batch, device):
+    return model(batch["token_ids"], batch["attention_mask"]).float().softmax(dim=-1)
+
+
+BINS = 10  # of a reliability diagram
+
+
+def reliability(probabilities, truths):
     """[(lower bound, rows, mean confidence, accuracy)] of the bins that hold rows, and the expected calibration error
     (Guo et al. 2017, arXiv 1706.04599, section 2): the mean distance of the two, weighted by rows."""
     confidence, chosen = probabilities.max(dim=-1)
     right = (chosen == torch.tensor(truths)).float()
-    places = (confidence * bins).long().clamp(max=bins - 1)
+    places = (confidence * BINS).long().clamp(max=BINS - 1)
     rows = []
     for place in places.unique().tolist():
         mine = places == place
-        rows.append((place / bins, int(mine.sum()), confidence[mine].mean().item(), right[mine].mean().item()))
+        rows.append((place / BINS, int(mine.sum()), confidence[mine].mean().item(), right[mine].mean().item()))
     return rows, sum(count * abs(sure - good) for _, count, sure, good in rows) / len(truths)
 
 
 @torch.no_grad()
-def attention_weights(gpt2, tokenizer, text):
-    """(pieces, (L, H, T, T)): how much each token (row) looks at each (column), virtual tokens left out."""
-    ids, words = pieces(tokenizer, text, gpt2.context)
+def attention_weights(gpt2, tokenizer, text, most):
+    """(pieces, (L, H, T, T)): how much each token (row) looks at each (column), virtual tokens left out.
+
+    most: tokens of the text, at most.
+    """
+    ids, words = pieces(tokenizer, text, min(most, gpt2.context))
     ids, weights = torch.tensor([ids]), []
     with contextlib.ExitStack() as stack:
         for layer in gpt2.gpt_layers:
@@ -103,24 +112,24 @@ def low_rank_updates(gpt2):
     (QR decomposition).
     """
     updates = {}
-    for number, layer in enumerate(gpt2.gpt_layers):
-        for name, module in layer.named_modules():
-            if not hasattr(module, "lora_A"):
-                continue
-            inner = module.lora_A * module.lora_E if hasattr(module, "lora_E") else module.lora_A
-            right = torch.linalg.qr(inner.float().T).R
-            left = torch.linalg.qr(module.lora_B.float()).R
-            values = module.scaling * torch.linalg.svdvals(left @ right.T)
-            norm = values.norm() / module.plain().weight.float().norm()
-            updates[number, name.split(".")[-1]] = values.tolist(), norm.item()
+    for place, module in _linears_with(gpt2, "lora_A"):
+        inner = module.lora_A * module.lora_E if hasattr(module, "lora_E") else module.lora_A
+        right = torch.linalg.qr(inner.float().T).R
+        left = torch.linalg.qr(module.lora_B.float()).R
+        values = module.scaling * torch.linalg.svdvals(left @ right.T)
+        norm = values.norm() / module.plain().weight.float().norm()
+        updates[place] = values.tolist(), norm.item()
     return updates
 
 
 def final_ranks(gpt2):
     """{(layer, linear): triplets that are left} of AdaLoRA; {} of anything else."""
-    return {
-        (number, name.split(".")[-1]): int((module.lora_E != 0).sum())
-        for number, layer in enumerate(gpt2.gpt_layers)
-        for name, module in layer.named_modules()
-        if hasattr(module, "lora_E")
-    }
+    return {place: int((module.lora_E != 0).sum()) for place, module in _linears_with(gpt2, "lora_E")}
+
+
+def _linears_with(gpt2, factor):
+    """((layer, linear), its module) of every module that has this factor."""
+    for number, layer in enumerate(gpt2.gpt_layers):
+        for name, module in layer.named_modules():
+            if hasattr(module, factor):
+                yield (number, name.split(".")[-1]), module

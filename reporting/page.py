@@ -26,7 +26,6 @@ from reporting.measures import (
     class_probabilities,
     final_ranks,
     low_rank_updates,
-    pieces,
     pooling_weights,
     reliability,
     token_losses,
@@ -211,12 +210,11 @@ def _answers(name, model, data, settings):
     }
     is_, said = [f"is {one}" for one in answers], [f"said {one}" for one in answers]
     bins, error = reliability(p, truths)
-    tag = name.replace("/", "-")
     section = Section(f"Answers of {name}")
     section.items += [
         ("text", f"The first {len(truths)} dev rows in fp32: {right} right, {right / len(truths):.4f}."),
-        ("plot", plots.grid(f"confusion-{tag}", "Confusion matrix", is_, said, confusions, "{:d}")),
-        ("plot", plots.reliability_diagram(f"reliability-{tag}", f"Reliability (ECE {error:.3f})", bins, error)),
+        ("plot", plots.grid(f"confusion-{name}", "Confusion matrix", is_, said, confusions, "{:d}")),
+        ("plot", plots.reliability_diagram(f"reliability-{name}", f"Reliability (ECE {error:.3f})", bins, error)),
     ]
     if wrong:
         rows = [[shown[i], answers[truths[i]], answers[chosen[i]], f"{confidence[i]:.3f}"] for i in wrong]
@@ -242,22 +240,14 @@ def _by_weight(head, found):
 
 
 def _attention(name, model, tokenizer, text):
-    words, weights = attention_weights(model.gpt, tokenizer, shortened(tokenizer, text))
+    words, weights = attention_weights(model.gpt, tokenizer, text, MOST_TOKENS)
     section = Section(f"Attention of {name}")
     section.items.append(
         ("text", "Each square: a token (down) looks at those before it (across); brightness is the square root of the "
                  "weight. The text, token by token: " + " | ".join(word.strip() or "⏎" for word in words))
     )  # fmt: skip
-    tag = name.replace("/", "-")
-    section.items.append(("plot", plots.attention_maps(f"attention-{tag}", "Layers and heads", words, weights)))
+    section.items.append(("plot", plots.attention_maps(f"attention-{name}", "Layers and heads", words, weights)))
     return section
-
-
-def shortened(tokenizer, text):
-    """As much of a text as attention is drawn of."""
-    if not text.strip():
-        raise UserError("--text is empty: give some words")
-    return "".join(pieces(tokenizer, text, MOST_TOKENS)[1])
 
 
 def _updates(name, gpt2):
@@ -265,21 +255,20 @@ def _updates(name, gpt2):
     updates = low_rank_updates(gpt2)
     if not updates:
         return None
-    tag = name.replace("/", "-")
     section = Section(f"Updates of {name}")
     layers = [f"layer {number + 1}" for number in sorted({layer for layer, _ in updates})]
     linears = list(dict.fromkeys(linear for _, linear in updates))
     norms = {(f"layer {layer + 1}", linear): norm for (layer, linear), (_, norm) in updates.items()}
     title = "Norm of each update over the norm of its weight"
-    section.items.append(("plot", plots.grid(f"update-norms-{tag}", title, layers, linears, norms)))
+    section.items.append(("plot", plots.grid(f"update-norms-{name}", title, layers, linears, norms)))
     lines = {}
     for linear in linears:
         shares = [torch.tensor(v) / max(v[0], 1e-30) for (_, mine), (v, _) in updates.items() if mine == linear]
         lines[linear] = torch.stack(shares).mean(dim=0).tolist()
     rank = max(map(len, lines.values()))
     title = f"Singular values of the updates, mean over layers (is rank {rank} used?)"
-    section.items.append(("plot", plots.spectra(f"spectra-{tag}", title, lines)))
+    section.items.append(("plot", plots.spectra(f"spectra-{name}", title, lines)))
     if ranks := final_ranks(gpt2):
         values = {(f"layer {layer + 1}", linear): rank for (layer, linear), rank in ranks.items()}
-        section.items.append(("plot", plots.grid(f"ranks-{tag}", "Final ranks", layers, linears, values, "{:d}")))
+        section.items.append(("plot", plots.grid(f"ranks-{name}", "Final ranks", layers, linears, values, "{:d}")))
     return section

@@ -4,15 +4,19 @@ In the page a plot takes the page's own text colour, so that it is readable on l
 global, no window.
 """
 
+import html
 import io
 import re
 from dataclasses import dataclass
+from itertools import cycle
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from reporting.measures import BINS
 
 INK = "#123456"  # stands for the page's text colour
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")  # Okabe & Ito (2008)
@@ -28,14 +32,13 @@ STYLE = {
     "axes.spines.right": False,
     "legend.frameon": False,
 }
-BINS = 10
 
 
 @dataclass
 class Plot:
-    """name: of its PNG. title: above it. alt: what it shows, for who does not see it. draw(figure): draws it.
+    """name: its own among those of a page. title: above it. alt: what it shows, for who does not see it.
 
-    size: inches.
+    draw(figure, ink): draws it, ink being the colour of text and lines. size: inches.
     """
 
     name: str
@@ -43,6 +46,11 @@ class Plot:
     alt: str
     draw: callable
     size: tuple = (7.0, 3.4)
+
+    @property
+    def file(self):
+        """The name of its PNG."""
+        return f"{self.name.replace('/', '-')}.png"
 
     def _figure(self, ink):
         with matplotlib.rc_context(STYLE | {key: ink for key, value in STYLE.items() if value == INK}):
@@ -62,7 +70,7 @@ class Plot:
         svg = text.getvalue()
         svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-        return svg.replace("<svg", f'<svg role="img" aria-label="{_attribute(self.alt)}"', 1)
+        return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(self.alt)}"', 1)
 
     def png(self):
         """The bytes of a PNG on white, 200 dots an inch."""
@@ -71,16 +79,12 @@ class Plot:
         return buffer.getvalue()
 
 
-def _attribute(text):
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-
-
 def curves(name, title, series, x, y):
     """Lines over steps or epochs. series: {label: [(x, y)]}."""
 
     def draw(figure, ink):
         axes = figure.subplots()
-        for colour, (label, points) in zip(_endless(COLOURS), series.items(), strict=False):
+        for colour, (label, points) in zip(cycle(COLOURS), series.items(), strict=False):
             xs, ys = zip(*points, strict=True)
             smooth = _smoothed(ys)
             if smooth is not ys:
@@ -94,11 +98,6 @@ def curves(name, title, series, x, y):
     ends = "; ".join(f"{label}: from {ps[0][1]:.4g} to {ps[-1][1]:.4g}" for label, ps in series.items())
     height = 3.2 + 0.12 * len(series)
     return Plot(name, title, f"{title}: {y} over {x}. {ends}", draw, (7.0, height))
-
-
-def _endless(values):
-    while True:
-        yield from values
 
 
 def _smoothed(values):
@@ -162,7 +161,7 @@ def spectra(name, title, lines):
 
     def draw(figure, ink):
         axes = figure.subplots()
-        for colour, (label, values) in zip(_endless(COLOURS), lines.items(), strict=False):
+        for colour, (label, values) in zip(cycle(COLOURS), lines.items(), strict=False):
             axes.plot(range(1, len(values) + 1), values, marker="o", markersize=3, color=colour, label=label)
         axes.set(xlabel="singular value", ylabel="over the largest", ylim=(0, 1.05))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -190,7 +189,7 @@ def attention_maps(name, title, words, weights):
         figure.supxlabel("head", fontsize=9)
         figure.supylabel("layer", fontsize=9)
 
-    first = weights[..., 0].mean(dim=(2,)) if len(words) else weights
+    first = weights[..., 0].mean(dim=-1)
     layer, head = divmod(int(first.flatten().argmax()), heads)
     alt = (
         f"{title}: {layers} layers of {heads} heads over {len(words)} tokens. Head {head + 1} of layer {layer + 1} "

@@ -58,7 +58,7 @@ def test_attention_is_that_of_transformers(model_folder, tokenizer):
     theirs = transformers.GPT2Model.from_pretrained(model_folder, attn_implementation="eager").eval()
     ids = torch.tensor([tokenizer.encode(TEXT).ids])
     before = gpt2(ids, torch.ones_like(ids))["last_hidden_state"]
-    words, weights = attention_weights(gpt2, tokenizer, TEXT)
+    words, weights = attention_weights(gpt2, tokenizer, TEXT, 40)
     with torch.no_grad():
         expected = torch.cat(theirs(ids, output_attentions=True).attentions)
     torch.testing.assert_close(weights, expected, atol=1e-5, rtol=1e-5)

@@ -356,6 +356,11 @@ class Run:
         """Keep what the script has printed at its end, and the run's facts as numbers, for whoever compares runs."""
         write_json(self.output("report.json"), {"run": self.facts} | record)
 
+    def reported(self):
+        """What the training run's script has kept so: {} where it has not come to its end. Raises UserError."""
+        path = self.folder / "report.json"
+        return read_json(path, optional={"run": dict, "figures": dict, "scores": dict}) if path.exists() else {}
+
 
 class Metrics:
     """The file of metrics, a line of JSON each. What is kept of a run says how much of the file belongs to it."""

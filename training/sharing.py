@@ -7,10 +7,9 @@ from huggingface_hub import HfApi, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from cli.flags import settings_to_dict
-from cli.tables import plus_minus
+from cli.tables import markdown_lines, plus_minus
 from config import MODEL_SIZES, TuningSettings
 from errors import UserError
-from files import read_json
 from training.tasks import SETTINGS
 
 PURPOSES = {
@@ -71,7 +70,7 @@ below.
 {_data(record.get("inputs", {}))}
 ## Figures
 
-{_figures(run.folder / "report.json")}
+{_figures(run.reported())}
 ## Settings
 
 {_settings(SETTINGS[task], settings)}
@@ -90,9 +89,8 @@ def _data(inputs):
     return _table(("what", "file", "rows", "SHA-256 of the rows"), rows)
 
 
-def _figures(path):
+def _figures(report):
     """The table that the script printed at its end, and its scores, but for what speaks of the maker's folders."""
-    report = read_json(path) if path.exists() else {}
     rows = [(name, text) for name, text in report.get("figures", {}).items() if name != "run"]
     for name, row in report.get("scores", {}).items():
         for figure, value in row.items():
@@ -120,8 +118,7 @@ def _plain(value):
 def _table(head, rows):
     if not rows:
         return "none recorded\n"
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |\n" for line in lines)
+    return markdown_lines([head, ["---"] * len(head), *rows])
 
 
 def push(folder, repository, private=False):
