@@ -35,7 +35,6 @@ def parse(arguments=None):
         )
         group.add_argument("--seconds", type=float, default=60, help="time for the tests of an exercise (default: 60)")
         group.add_argument("--memory", type=float, default=4, help="GB that a process may take (default: 4)")
-        group.add_argument("--jobs", type=int, default=1, help="exercises that run at once (default: 1)")
         group.add_argument("--seed", type=int, help="of the inputs, to grade again with the same; by default a new one")
     return parser.parse_args(arguments)
 
@@ -89,9 +88,7 @@ def grade(folder, options):
     exercises = chosen(options.exercises or [])
     for path in filter(None, (options.out, options.gradescope)):
         check_writable(path)
-    check(
-        options.jobs >= 1 and options.seconds > 0 and options.memory > 0, "--jobs, --seconds, --memory must be positive"
-    )
+    check(options.seconds > 0 and options.memory > 0, "--seconds and --memory must be positive")
     from course import grading, running
 
     limits = running.Limits(options.seconds, int(options.memory * 2**30))
@@ -103,7 +100,7 @@ def grade(folder, options):
         say(f"seed {seed}; {running.protections()}")
         students = {}
         for name, tree in trees.items():
-            students[name] = grading.grade_tree(tree, exercises, seed, limits, options.jobs)
+            students[name] = grading.grade_tree(tree, exercises, seed, limits)
             total = grading.table_of(students[name])["all"]
             say(f"{name}: {total['points']} of {total['of']} points")
     except UserError as error:

@@ -1,7 +1,6 @@
 """Students' trees graded: points for every test of every exercise, messages, a board, Gradescope's results.json."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from course.checks import cases_of
 from course.exercises import load_exercises
 from course.expectations import expectations
 from course.judging import verdict
-from course.running import run_tests
+from course.running import Launcher, run_tests, scratch_folder
 from errors import UserError, check
 from files import write_text
 from handin.boards import entries_of, format_csv, gradescope_record, gradescope_test, plain_name
@@ -32,20 +31,19 @@ class Result:
         return self.most if self.message is None else 0
 
 
-def grade_tree(tree, exercises, seed, limits, jobs=1):
+def grade_tree(tree, exercises, seed, limits):
     """[Result] of a student's tree, in the order of the table. The tree is only read."""
-    with ThreadPoolExecutor(jobs) as pool:
-        graded = pool.map(lambda exercise: grade_exercise(tree, exercise, seed, limits), exercises)
-        return [result for results in graded for result in results]
+    with scratch_folder() as folder, Launcher(folder) as launcher:
+        return [result for exercise in exercises for result in grade_exercise(tree, exercise, seed, limits, launcher)]
 
 
-def grade_exercise(tree, exercise, seed, limits):
+def grade_exercise(tree, exercise, seed, limits, launcher):
     """[Result] of one exercise."""
     try:
         files = {file: _read(Path(tree), file) for file in exercise.files}
     except UserError as error:
         return [Result(exercise.name, test, most, str(error)) for test, most in exercise.tests.items()]
-    wanted, answers = expectations(exercise.name, seed), run_tests(exercise, files, seed, limits)
+    wanted, answers = expectations(exercise.name, seed), run_tests(exercise, files, seed, limits, launcher)
     results = []
     for test, most in exercise.tests.items():
         case, (right, mistakes) = cases_of(exercise.name)[test], wanted[test]
@@ -98,9 +96,9 @@ def points_of(results, exercise):
 def table_of(results):
     """{exercise: {"points", "of"}} and the sum, for the table printer."""
     names = dict.fromkeys(result.exercise for result in results)
-    table = {name: dict(zip(("points", "of"), points_of(results, name), strict=True)) for name in names}
-    total = {key: sum(row[key] for row in table.values()) for key in ("points", "of")}
-    return table | {"all": total}
+    counts = {name: points_of(results, name) for name in names}
+    counts["all"] = tuple(map(sum, zip(*counts.values(), strict=True)))
+    return {name: {"points": str(points), "of": str(most)} for name, (points, most) in counts.items()}
 
 
 def feedback(student, results):
@@ -125,7 +123,7 @@ def board(students):
     rows = []
     for student, results in students.items():
         table = table_of(results)
-        rows.append({"student": student} | {name: str(row["points"]) for name, row in table.items()})
+        rows.append({"student": student} | {name: row["points"] for name, row in table.items()})
     return format_csv(rows)
 
 

@@ -1,15 +1,16 @@
 """A student's code run apart: a process without network, with limits, on a scratch copy; what it computed comes back.
 
-The process has a time limit, a limit of memory and of processes, and is killed with all its descendants at the end.
-`protections` says what of this machine holds it besides. Answers are a file that is read with distrust.
+Each exercise has a process of its own, with limits of time, memory and number of processes, which is killed with all
+its descendants at the end. `protections` says what of this machine holds it besides. Answers are a file that is read
+with distrust.
 """
 
 import contextlib
 import functools
 import json
 import os
+import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from course.cutting import take_out
-from course.exercises import ROOT
+from course.exercises import ROOT, load_exercises
 from course.sandbox import landlock_version
 from errors import UserError
 from handin.bundle import files_to_pack
@@ -29,6 +30,8 @@ from handin.checks import read_hand_in
 MOST_ANSWERS = 8 * 2**20  # bytes
 MOST_FILE = 16 * 2**20
 MOST_PROCESSES = 32
+START_SECONDS = 120  # of a worker, on a slow machine
+ROUNDS = 50
 OURS = ("__init__", "sandbox", "worker", "cutting", "exercises")  # what of course/ the student's process needs
 ISOLATED = ("unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child=KILL")
 
@@ -60,7 +63,130 @@ def protections():
     return f"network: {network}; files: {files}"
 
 
-def run_tests(exercise, files, seed, limits):
+class Launcher:
+    """A process of course/worker.py that starts a child for each order: torch is loaded once. A context manager."""
+
+    def __init__(self, folder):
+        """folder: a new one, for a copy of the project that the process is started in."""
+        self.folder, self.process = folder, None
+        lay_out(folder, None, {})
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self._end()
+
+    def run(self, order, limits):
+        """Carry out an order (a path), and return in a student's words why the process ended."""
+        if self.process is None:
+            self._start()
+        try:
+            self._send(order)
+            fault = self._watch(limits)
+        except BrokenPipeError:
+            fault = None
+        reply = self._reply(START_SECONDS)
+        if fault is None and not reply:
+            fault = "your code ended the process that runs the tests"
+        if not reply:
+            self._end()  # the next order has a new one
+        self._kill_children()
+        return fault or f"the process {_ending(int(reply))} before the test had an answer"
+
+    def _start(self):
+        (reading, writing), log = os.pipe(), self.folder / "log"
+        environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder), "TMPDIR": str(self.folder)}
+        environment |= {"OMP_NUM_THREADS": "1", "LANG": "C.UTF-8", "HF_HUB_OFFLINE": "1"}
+        command = [*(ISOLATED if can_isolate() else ()), sys.executable, "-B", "-m", "course.worker", str(writing)]
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.folder / "project",
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                pass_fds=[writing],
+                start_new_session=True,
+            )
+        os.close(writing)
+        self.replies = os.fdopen(reading)
+        if self._reply(START_SECONDS) != "ready" or self._try_out() != "0":
+            self._end()
+            raise RuntimeError(f"the process for students' code does not work:\n{log.read_text(errors='replace')}")
+        self.worker = psutil.Process(self.process.pid)
+        if can_isolate():  # the process is that of `unshare`, the worker its child
+            self.worker = self.worker.children()[0]
+
+    def _try_out(self):
+        """The reply to an order without tests: what is wrong with this machine must not cost a student's points."""
+        exercise = next(iter(load_exercises().values()))
+        with scratch_folder() as scratch:
+            lay_out(scratch, exercise, {file: (ROOT / file).read_text("utf-8") for file in exercise.files})
+            self._send(order_of(scratch, exercise.name, [], 0, Limits()))
+            return self._reply(START_SECONDS)
+
+    def _send(self, order):
+        self.process.stdin.write(f"{order}\n".encode())
+        self.process.stdin.flush()
+
+    def _reply(self, seconds):
+        """The next line from the worker; "" where none comes in this time, or ever."""
+        ready, _, _ = select.select([self.replies], [], [], seconds)
+        return self.replies.readline().strip() if ready else ""
+
+    def _watch(self, limits):
+        """Wait until there is a reply. Returns why the child was killed, or None where it ended by itself."""
+        end, self.family = time.monotonic() + limits.seconds, set()
+        while not select.select([self.replies], [], [], 0.05)[0]:
+            self.family |= self._children()
+            late, many = time.monotonic() > end, sum(child.is_running() for child in self.family) > MOST_PROCESSES
+            if late or many:
+                self._kill_children()
+                too_long = f"stopped after {limits.seconds:.0f} seconds: an endless loop?"
+                return too_long if late else f"stopped: your code started more than {MOST_PROCESSES} processes"
+        return None
+
+    def _children(self):
+        try:
+            return set(self.worker.children(recursive=True))
+        except psutil.Error:  # the worker itself is gone
+            return set()
+
+    def _kill_children(self):
+        """Kill all descendants that are there or were seen; a fork bomb needs several rounds."""
+        for _ in range(ROUNDS):
+            self.family |= self._children()
+            alive = [child for child in self.family if _is_alive(child)]
+            for child in alive:
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+            if not alive:
+                return
+            time.sleep(0.02)
+
+    def _end(self):
+        if self.process is not None:
+            self.process.kill()  # the worker goes with `unshare`; else it ends when its orders do
+            self.process.stdin.close()
+            self.process.wait()
+            self.replies.close()
+            self.process = None
+
+
+def _is_alive(process):
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _ending(code):
+    return f"was ended by signal {-code}" if code < 0 else f"ended with code {code}, or took too much memory"
+
+
+def run_tests(exercise, files, seed, limits, launcher):
     """{test: answer} of a student's files ({name: text}) for an exercise.
 
     Where the process ends before all tests have answered, the next one is to blame; the others get another process, as
@@ -72,7 +198,11 @@ def run_tests(exercise, files, seed, limits):
         if seconds <= 0:
             late = f"no time was left, of {limits.seconds:g} seconds"
             return answers | {test: {"fault": late} for test in left}
-        given, fault = _run_once(exercise, files, left, seed, Limits(seconds, limits.memory))
+        with scratch_folder() as scratch:
+            lay_out(scratch, exercise, files)
+            order = order_of(scratch, exercise.name, left, seed, Limits(seconds, limits.memory))
+            fault = launcher.run(order, Limits(seconds, limits.memory))
+            given = _read_answers(scratch / "answers")
         answers |= {test: given[test] for test in left if test in given}
         left = [test for test in left if test not in given]
         if left:
@@ -80,16 +210,13 @@ def run_tests(exercise, files, seed, limits):
     return answers
 
 
-def _run_once(exercise, files, tests, seed, limits):
-    """({test: answer} as far as there is one, why there is no more)."""
-    with scratch_folder() as scratch:
-        lay_out(scratch, exercise, files)
-        order = {"exercise": exercise.name, "tests": tests, "seed": seed, "scratch": str(scratch)}
-        order |= {"student": str(scratch / "student"), "answers": str(scratch / "answers"), "memory": limits.memory}
-        order |= {"seconds": int(limits.seconds) + 1, "file_bytes": MOST_FILE}
-        (scratch / "order.json").write_text(json.dumps(order), encoding="utf-8")
-        fault = _watched(scratch, limits)
-        return _read_answers(scratch / "answers"), fault
+def order_of(scratch, exercise, tests, seed, limits):
+    """Write what the worker shall do, and return the file's path."""
+    order = {"exercise": exercise, "tests": tests, "seed": seed, "scratch": str(scratch), "memory": limits.memory}
+    order |= {"seconds": int(limits.seconds) + 1, "file_bytes": MOST_FILE}
+    path = scratch / "order.json"
+    path.write_text(json.dumps(order), encoding="utf-8")
+    return path
 
 
 @contextlib.contextmanager
@@ -110,7 +237,7 @@ def _remove_anyway(function, path, error):
 
 
 def lay_out(scratch, exercise, files):
-    """scratch/project: the reference without this exercise; scratch/student: what was handed in."""
+    """scratch/project: the reference without this exercise (None: whole); scratch/student: what was handed in."""
     for source in files_to_pack(ROOT):
         name = source.relative_to(ROOT)
         if source.suffix == ".py":
@@ -124,6 +251,8 @@ def lay_out(scratch, exercise, files):
 
 def without(exercise, file, source):
     """A file of the reference without an exercise's solution."""
+    if exercise is None:
+        return source
     bodies = exercise.named(("write", "withheld"), file)
     return (
         take_out(source, dict.fromkeys(bodies, exercise.name), exercise.named(("remove",), file)) if bodies else source
@@ -133,53 +262,6 @@ def without(exercise, file, source):
 def _put(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def _watched(scratch, limits):
-    """Run the worker and return why it ended, in words for a student."""
-    command = [*(ISOLATED if can_isolate() else ()), sys.executable, "-B", "-m", "course.worker"]
-    environment = {"PATH": os.environ.get("PATH", ""), "HOME": str(scratch), "TMPDIR": str(scratch)}
-    environment |= {"OMP_NUM_THREADS": "1", "LANG": "C.UTF-8", "HF_HUB_OFFLINE": "1"}
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(
-        [*command, str(scratch / "order.json")],
-        cwd=scratch / "project",
-        env=environment,
-        start_new_session=True,
-        **quiet,
-    )
-    end, family = time.monotonic() + limits.seconds, set()
-    try:
-        while process.poll() is None:
-            if time.monotonic() > end:
-                return f"stopped after {limits.seconds:.0f} seconds: an endless loop?"
-            family |= set(_descendants(process.pid))
-            if len([p for p in family if p.is_running()]) > MOST_PROCESSES:
-                return f"stopped: your code started more than {MOST_PROCESSES} processes"
-            time.sleep(0.05)
-    finally:
-        _end(process, family)
-    code = process.returncode
-    why = f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"
-    return f"the process {why} before the test had an answer: your code ended it, or took too much memory"
-
-
-def _descendants(pid):
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.Error:  # it has ended meanwhile
-        return []
-
-
-def _end(process, family):
-    """Kill the process, its group, and all descendants that were ever seen."""
-    family |= set(_descendants(process.pid))
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for child in family:
-        with contextlib.suppress(psutil.Error):
-            child.kill()
-    process.wait()
 
 
 def _read_answers(path):

@@ -26,7 +26,8 @@ SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys", "/dev")
 
 def limit_resources(seconds, memory, file_bytes):
     """seconds: of CPU time. memory: bytes of address space. file_bytes: the largest file."""
-    for name, value in (("CPU", seconds), ("FSIZE", file_bytes), ("CORE", 0), ("AS", memory)):
+    values = {"CPU": seconds, "FSIZE": file_bytes, "CORE": 0} | ({"AS": memory} if sys.platform == "linux" else {})
+    for name, value in values.items():
         kind = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(kind)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)

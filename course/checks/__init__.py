@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 
-COURSE = Path(__file__).resolve().parents[1]
 FILES = ("model", "training", "reading", "tuning")
 TOLERANCE = 3e-5
 MOST_NUMBERS = 20_000  # of a tensor that is kept
@@ -87,10 +86,12 @@ def _plain(value):
 
 def _told(error):
     """An error in a line, with the last line of the project that it went through."""
+    root = Path.cwd()
+    frames = traceback.extract_tb(error.__traceback__)
     frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).is_relative_to(COURSE.parent) and not Path(frame.filename).is_relative_to(COURSE)
+        f
+        for f in frames
+        if Path(f.filename).is_relative_to(root) and "course" not in Path(f.filename).relative_to(root).parts[:1]
     ]
     place = f", in {frames[-1].name}: {frames[-1].line}" if frames else ""
     return f"{type(error).__name__}: {str(error)[:200]}{place[:200]}"
