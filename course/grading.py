@@ -8,7 +8,7 @@ from course.checks import cases_of
 from course.exercises import load_exercises
 from course.expectations import expectations
 from course.judging import verdict
-from course.running import Launcher, run_tests, scratch_folder
+from course.running import launched, run_tests
 from errors import UserError, check
 from files import write_text
 from handin.boards import entries_of, format_csv, gradescope_record, gradescope_test, plain_name
@@ -33,7 +33,7 @@ class Result:
 
 def grade_tree(tree, exercises, seed, limits):
     """[Result] of a student's tree, in the order of the table. The tree is only read."""
-    with scratch_folder() as folder, Launcher(folder) as launcher:
+    with launched() as launcher:
         return [result for exercise in exercises for result in grade_exercise(tree, exercise, seed, limits, launcher)]
 
 

@@ -21,7 +21,15 @@ from course.exercises import load_exercises
 from course.sandbox import confine, limit_resources
 
 EXERCISES = load_exercises()
-LOADED = ("torch._dynamo", "numpy", "safetensors.torch", "tokenizers", "huggingface_hub", "tqdm", "sacrebleu")  # take time
+LOADED = (
+    "torch._dynamo",
+    "numpy",
+    "safetensors.torch",
+    "tokenizers",
+    "huggingface_hub",
+    "tqdm",
+    "sacrebleu",
+)  # take time
 
 
 def serve(descriptor):

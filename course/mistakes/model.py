@@ -105,9 +105,18 @@ def causal_only(padding_mask, num_queries):
     return mask.expand(len(padding_mask), 1, -1, -1)
 
 
-@mistake("mask", "later positions can be looked at: the causal half is missing", MASK)
+NOT_CAUSAL = "later positions can be looked at: the causal half is missing"
+
+
+@mistake("mask", NOT_CAUSAL, MASK)
 def padding_only(padding_mask, num_queries):
     return padding_mask.bool()[:, None, None, :].expand(-1, 1, num_queries, -1)
+
+
+@mistake("mask", NOT_CAUSAL, MASK)
+def padding_and_self(padding_mask, num_queries):
+    keys = padding_mask.size(1)
+    return padding_only(padding_mask, num_queries) | torch.eye(keys, dtype=torch.bool)[keys - num_queries :]
 
 
 @mistake("mask", "a row at padding has no True, so its softmax is NaN: let every position look at itself", MASK)
