@@ -7,7 +7,6 @@ of it can be taken back, and child processes have it, too.
 
 import ctypes
 import os
-import platform
 import resource
 import struct
 import sys
@@ -36,7 +35,7 @@ def limit_resources(seconds, memory, file_bytes):
 
 def landlock_version():
     """The ABI of Landlock, 0 where there is none."""
-    if platform.system() != "Linux":
+    if sys.platform != "linux":
         return 0
     return max(0, ctypes.CDLL(None).syscall(CREATE_RULESET, None, 0, 1))
 
