@@ -17,6 +17,7 @@ import psutil
 
 MOST_PROCESSES = 32
 START_SECONDS = 120  # of the process, on a slow machine
+END_SECONDS = 5
 ROUNDS = 50  # of killing: what forks meanwhile is caught by the next one
 ISOLATED = ("unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child=KILL")
 
@@ -128,10 +129,15 @@ class Launcher:
             time.sleep(0.02)
 
     def _end(self):
+        """The worker ends where its orders do; one that does not is killed, and `unshare` takes it along."""
         if self.process is not None:
-            self.process.kill()  # the worker goes with `unshare`; else it ends when its orders do
-            self.process.stdin.close()
-            self.process.wait()
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+            try:
+                self.process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
             self.replies.close()
             self.process = None
 
