@@ -108,3 +108,4 @@ def assemble(name, student, project):
 
 if __name__ == "__main__":
     serve(int(sys.argv[1]))
+    os._exit(0)  # to take torch down in good order takes its time
