@@ -105,11 +105,14 @@ class Launcher:
         end, self.family = time.monotonic() + seconds, set()
         while not select.select([self.replies], [], [], 0.05)[0]:
             self.family |= self._children()
-            late, many = time.monotonic() > end, sum(child.is_running() for child in self.family) > MOST_PROCESSES
-            if late or many:
+            fault = None
+            if sum(child.is_running() for child in self.family) > MOST_PROCESSES:
+                fault = f"stopped: your code started more than {MOST_PROCESSES} processes"
+            elif time.monotonic() > end:
+                fault = f"stopped after {seconds:.0f} seconds: an endless loop?"
+            if fault:
                 self._kill_children()
-                too_long = f"stopped after {seconds:.0f} seconds: an endless loop?"
-                return too_long if late else f"stopped: your code started more than {MOST_PROCESSES} processes"
+                return fault
         return None
 
     def _children(self):

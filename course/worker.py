@@ -15,6 +15,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from course import checks
 from course.checks import FILES, answer
 from course.cutting import complete
 from course.exercises import load_exercises
@@ -82,7 +83,7 @@ def work(order):
 def move_to(project):
     """Import from this copy of the project from now on: the one that this process was started in is out of reach."""
     os.chdir(project)
-    sys.path[0] = str(project)
+    sys.path[0], checks.ROOT = str(project), project
     for folder in filter(Path.is_dir, project.iterdir()):
         if folder.name in sys.modules:
             sys.modules[folder.name].__path__ = [str(folder)]
