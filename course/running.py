@@ -36,10 +36,9 @@ class Limits:
 def protections():
     """What holds a student's process on this machine, in words."""
     version = landlock_version()
-    network = (
-        "none (a namespace of its own)" if can_isolate() else "no TCP (Landlock)" if version >= 4 else "NOT BLOCKED"
-    )
-    files = "the scratch folder alone can be written (Landlock)" if version else "NOT HELD: a copy is all that protects"
+    otherwise = "no TCP (Landlock)" if version >= 4 else "NOT BLOCKED"
+    network = "none (a namespace of its own)" if can_isolate() else otherwise
+    files = "a scratch folder alone can be written (Landlock)" if version else "NOT HELD: a copy is all that protects"
     return f"network: {network}; files: {files}"
 
 
@@ -122,10 +121,8 @@ def without(exercise, file, source):
     """A file of the reference without an exercise's solution."""
     if exercise is None:
         return source
-    bodies = exercise.named(("write", "withheld"), file)
-    return (
-        take_out(source, dict.fromkeys(bodies, exercise.name), exercise.named(("remove",), file)) if bodies else source
-    )
+    bodies, helpers = exercise.named(("write", "withheld"), file), exercise.named(("remove",), file)
+    return take_out(source, dict.fromkeys(bodies, exercise.name), helpers) if bodies else source
 
 
 def _put(path, text):

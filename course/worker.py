@@ -22,15 +22,8 @@ from course.exercises import load_exercises
 from course.sandbox import confine, limit_resources
 
 EXERCISES = load_exercises()
-LOADED = (
-    "torch._dynamo",
-    "numpy",
-    "safetensors.torch",
-    "tokenizers",
-    "huggingface_hub",
-    "tqdm",
-    "sacrebleu",
-)  # take time
+# What takes its time to load; most of the solution's imports are among it.
+LOADED = ("torch._dynamo", "numpy", "safetensors.torch", "tokenizers", "huggingface_hub", "tqdm", "sacrebleu")
 
 
 def serve(descriptor):
