@@ -28,6 +28,7 @@ FLOORS = (  # from the top; a file may import from its own floor's folder and fr
         *("compare", "report", "submission", "optimizer_test", "sanity_check", "utils"),
     ),
     ("reporting",),
+    ("comparison",),
     ("handin",),
     ("training",),
     ("tuning",),

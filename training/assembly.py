@@ -18,6 +18,7 @@ from datasets import LengthGroupedBatches, load_tokenizer
 from errors import UserError, check
 from formats.hub import find_model
 from models.gpt2 import GPT2Model
+from modules.packed import pack
 from training.figures import record_of, table_of
 from training.loop import TrainingLoop, total_steps
 from training.processes import in_first_process
@@ -199,6 +200,11 @@ class Assembly:
         """For the end, when nothing is trained any more. precision: "fp32" (nothing to do) or "bf16"."""
         if precision == "bf16":
             cast_for_prediction(self.gpt2, torch.bfloat16)
+
+    def pack_for_writing(self, rows):
+        """For the end, likewise, and after any cast: returns the head that decoders take, or None where the plain parts
+        are as fast (not on the CPU). rows: texts written at a time."""
+        return pack(self.gpt2, rows) if self.gpt2.word_embedding.weight.device.type == "cpu" else None
 
 
 def base_folder(model):
