@@ -63,6 +63,7 @@ class AdamW(Optimizer):
         yield from chunks.values()
 
     def _update(self, parameters, group):
+        """Move tensors, and their moments, in place. group: their options; the step is counted already."""
         gradients = [p.grad for p in parameters]
         first = [self.state[p]["exp_avg"] for p in parameters]
         second = [self.state[p]["exp_avg_sq"] for p in parameters]

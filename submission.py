@@ -45,9 +45,10 @@ from config import CLASSES, ClassifierSettings, ParaphraseData, SonnetData
 from datasets.sonnets import head_of
 from errors import UserError, check
 from files import check_writable, read_text, write_json, write_text
+from handin.boards import format_csv
 from handin.bundle import NAME, write_zip
 from handin.checks import check_file, load_input, read_answers, read_sonnets, task_of, warn_of_lengths
-from handin.grading import floors, format_csv, grade, gradescope, in_digits, leaderboard, read_deadline
+from handin.grading import floors, grade, gradescope, in_digits, leaderboard, read_deadline
 
 
 def main(options):

@@ -5,8 +5,6 @@ of 100 draws. What a draw of N items does to a score depends on how often each i
 matrix) is drawn alone, so these numbers are drawn, from a multinomial, and nothing is scored twice.
 """
 
-import csv
-import io
 import os
 from collections import Counter
 from datetime import datetime
@@ -28,6 +26,7 @@ from evaluation import (
     sonnet_floors,
     texts_resampled,
 )
+from handin.boards import entries_of, gradescope_record, gradescope_test, plain_name
 from handin.checks import POSSIBLE, check_file
 
 RESAMPLES, SEED = 1000, 0
@@ -98,8 +97,8 @@ def leaderboard(folder, task, gold, file=None, deadline=None, resamples=RESAMPLE
     zone. Equal scores, as they are shown, have the same rank. Raises UserError only where the folder cannot be read.
     """
     rows = []
-    for student in _entries(folder):
-        row = {"rank": "", "student": _plain(student.name)}
+    for student in entries_of(folder):
+        row = {"rank": "", "student": plain_name(student.name)}
         try:
             path = _file_of(student, file)
             for name, (score, low, high) in grade(path, task, gold, resamples).items():
@@ -108,7 +107,7 @@ def leaderboard(folder, task, gold, file=None, deadline=None, resamples=RESAMPLE
             late = deadline and path.stat().st_mtime > deadline.timestamp()
             row |= {"status": "late" if late else "ok", "reason": ""}
         except (UserError, OSError) as error:
-            reason = str(UserError(error)).replace(f"{_plain(str(student))}{os.sep}", "")
+            reason = str(UserError(error)).replace(f"{plain_name(str(student))}{os.sep}", "")
             row |= {"status": "broken", "reason": reason}
         rows.append(row)
     check(rows, f"{folder} has no sub-folder: put each student's hand-in into one")
@@ -127,38 +126,17 @@ def _ranked(rows, task):
     return [{name: row.get(name, "") for name in ("rank", "student", *figures, "status", "reason")} for row in rows]
 
 
-def _entries(folder):
-    try:
-        return sorted(entry for entry in Path(folder).iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}): check the path and its permissions") from error
-
-
 def _file_of(student, file):
     """The path of a student's hand-in. Raises UserError where it is none, or leads out of the folder."""
     check(not student.is_symlink(), "the folder is a symbolic link: hand in the files themselves")
     check(student.is_dir(), "this is no folder: put the hand-in into one")
-    found = [student / file] if file else _entries(student)
+    found = [student / file] if file else entries_of(student)
     check(len(found) == 1, f"the folder holds {len(found)} files: leave one, or say by --file which it is")
     path = found[0]
     check(not path.is_symlink(), f"{path} is a symbolic link: hand in the file itself")
     inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(student))  # resolve() fails on circles
     check(inside, f"{path} leads out of the student's folder: hand in the file itself")
     return path
-
-
-def _plain(text):
-    """A name that a terminal can show: no control codes, no halves of characters."""
-    return "".join(mark if mark.isprintable() else "\ufffd" for mark in text)
-
-
-def format_csv(rows):
-    """The leader board as CSV. What a spreadsheet would take for a formula gets an apostrophe in front."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row in [list(rows[0]), *(list(row.values()) for row in rows)]:
-        writer.writerow([f"'{cell}" if cell.lstrip().startswith(("=", "+", "-", "@")) else cell for cell in row])
-    return text.getvalue()
 
 
 def read_deadline(text):
@@ -172,16 +150,10 @@ def read_deadline(text):
 def gradescope(task, scores=None, fault=None):
     """The record that Gradescope's autograder reads from results.json: the score is in percent."""
     if fault:
-        test = {"name": "format", "score": 0.0, "max_score": 100.0, "status": "failed", "output": fault}
-        return {"score": 0.0, "output": fault, "tests": [test]}
+        return gradescope_record(fault, [gradescope_test("format", 0.0, 100.0, fault, status="failed")])
     percent = 1 if task == "sonnets" else 100
-    tests = [
-        {
-            "name": name,
-            "score": round(percent * score, 2),
-            "max_score": 100.0,
-            "output": f"{in_digits(task, score)}, 95 % interval {in_digits(task, low)} to {in_digits(task, high)}",
-        }
-        for name, (score, low, high) in scores.items()
-    ]
-    return {"score": tests[0]["score"], "output": f"{tests[0]['name']}: {tests[0]['output']}", "tests": tests}
+    tests = []
+    for name, (score, low, high) in scores.items():
+        text = f"{in_digits(task, score)}, 95 % interval {in_digits(task, low)} to {in_digits(task, high)}"
+        tests.append(gradescope_test(name, round(percent * score, 2), 100.0, text))
+    return gradescope_record(f"{tests[0]['name']}: {tests[0]['output']}", tests, tests[0]["score"])

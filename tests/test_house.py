@@ -27,6 +27,7 @@ FLOORS = (  # from the top; a file may import from its own floor's folder and fr
         *("sonnet_generation", "paraphrase_detection", "classifier", "translation", "pretrain", "exchange"),
         *("compare", "report", "submission", "optimizer_test", "sanity_check", "utils"),
     ),
+    ("course",),
     ("reporting",),
     ("comparison",),
     ("handin",),

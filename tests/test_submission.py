@@ -19,9 +19,10 @@ from datasets.sonnets import format_sonnets, head_of
 from datasets.tsv import format_answers
 from errors import UserError
 from evaluation import accuracy, macro_f1, score_sonnets
+from handin.boards import format_csv
 from handin.bundle import NAME, write_zip
 from handin.checks import MOST_BYTES, check_answers, check_sonnets, read_answers, say_faults, task_of
-from handin.grading import RESAMPLES, floors, format_csv, grade, grade_answers, leaderboard
+from handin.grading import RESAMPLES, floors, grade, grade_answers, leaderboard
 from tests.inputs import ROOT, sonnet, write_pairs, write_reviews, write_sonnets
 
 HEADER = "id \t Predicted_Is_Paraphrase \n"
