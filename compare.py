@@ -46,6 +46,7 @@ if __name__ == "__main__":  # before the heavy imports, so that --help and typin
 
 import contextlib
 import io
+import os
 import re
 import subprocess
 import sys
@@ -280,7 +281,8 @@ def train(run, task):
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     with finish_first(), open(log, "wb") as file:
         # a session of its own: Ctrl-C must reach it once, from here, for a second one ends it at once
-        child = subprocess.Popen(command, stdout=file, stderr=file, cwd=Path.cwd(), start_new_session=True)
+        utf8 = os.environ | {"PYTHONIOENCODING": "utf-8"}  # the log's, whatever the console's is
+        child = subprocess.Popen(command, stdout=file, stderr=file, cwd=Path.cwd(), env=utf8, start_new_session=True)
         told = False
         while child.poll() is None:
             if stop_asked() and not told:

@@ -29,9 +29,6 @@ def start(parse, *arguments):
     """The first thing a script does, before its heavy imports: stops and output become orderly, flags are read."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what a console cannot show is replaced; a log gets each line as it comes
-            stream.reconfigure(errors="replace", line_buffering=True)
     return run_script(parse, *arguments)
 
 
@@ -74,14 +71,21 @@ def say(text="", end="\n"):
     if not is_main_process():
         return
     try:
-        print(text, end=end, flush=True)
+        try:
+            print(text, end=end, flush=True)
+        except UnicodeEncodeError:  # in another's script: ours have told their streams what to do then
+            encoding = sys.stdout.encoding
+            print(str(text).encode(encoding, "replace").decode(encoding), end=end, flush=True)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+        sys.stdout = _nowhere()
 
 
 def run_script(main, *arguments):
     """Call main(*arguments). A UserError or a stop becomes a line on stderr and an exit code; other errors are bugs."""
     _Stops.running = True
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a console cannot show is replaced; a log gets each line as it comes
+            stream.reconfigure(errors="replace", line_buffering=True)
     try:
         result = main(*arguments)
         if several := _processes_that_train_as_one():
@@ -97,10 +101,15 @@ def run_script(main, *arguments):
         _tell(f"stopped; {_Stops.hint}")
         _exit(130)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = _nowhere()
         _exit(141)
     finally:
         _Stops.running, _Stops.asked = False, None
+
+
+def _nowhere():
+    """A stream for what nobody reads, for the rest of the process."""
+    return open(os.devnull, "w", encoding="utf-8", errors="replace")
 
 
 def _exit(code):
