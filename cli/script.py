@@ -34,7 +34,8 @@ def start(parse, *arguments):
 
 def _on_signal(number, frame):
     if not _Stops.running or _Stops.asked is not None:  # a second one stops at once
-        os.write(2, f"stopped; {_Stops.hint}\n".encode() if is_main_process() else b"")
+        line = f"stopped; {_Stops.hint}\n".encode(getattr(sys.stderr, "encoding", None) or "utf-8", "replace")
+        os.write(2, line if is_main_process() else b"")
         os._exit(128 + number)
     _Stops.asked = number
     if not _Stops.deferred:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import unicodedata
@@ -259,7 +260,8 @@ def test_the_scripts_run_on_korean_files_and_consoles(script, encoding, model_fo
     """Data, names and the run's folder are Korean, a terminal's bars are drawn, and nothing ends in a traceback."""
     monkeypatch.chdir(tmp_path)
     write_inputs(tmp_path)
-    words = f"{SCRIPTS[script]} --model_path {model_folder} --lora --epochs 1 --run_dir 실험/첫째"
+    shutil.copytree(model_folder, "모델")
+    words = f"{SCRIPTS[script]} --model_path 모델 --lora --epochs 1 --run_dir 실험/첫째"
     with console(encoding) as (out, err):
         run_script(run, script, words.split())
         if script is paraphrase_detection:
