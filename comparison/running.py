@@ -138,7 +138,8 @@ class _Child:
             write_json(run.folder / ARGUMENTS, {"arguments": run.arguments})
         command = [sys.executable, f"{run.task.script}.py", *run.arguments, *(["--resume"] if run.begun else [])]
         threads = max(1, (os.cpu_count() or 1) // at_a_time)
-        environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if at_a_time > 1 else {})
+        environment = os.environ | {"PYTHONIOENCODING": "utf-8"}  # the log's, whatever the console's is
+        environment |= {"OMP_NUM_THREADS": str(threads)} if at_a_time > 1 else {}
         with open(self.log, "ab") as file:
             # a session of its own: Ctrl-C must reach it once, from here, for a second one ends it at once
             self.process = subprocess.Popen(

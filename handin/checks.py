@@ -15,7 +15,7 @@ from datasets.paraphrase import load_paraphrase_data
 from datasets.sentiment import load_sentiment_data
 from datasets.sonnets import SONNET_LINES, is_heading, lines_of, load_sonnets
 from errors import UserError, check
-from files import read_text
+from files import not_utf8, read_text
 
 TASKS = ("sonnets", "pairs", *CLASSES)
 TITLES = {"pairs": "Predicted_Is_Paraphrase"} | dict.fromkeys(CLASSES, "Predicted_Sentiment")
@@ -44,7 +44,7 @@ def read_hand_in(path, most_bytes=MOST_BYTES):
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+        raise not_utf8(path, error) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -143,7 +143,8 @@ def test_core_files_know_no_tuning_method():
 
 def test_no_path_of_where_it_was_made():
     """Nothing that a reader or a user sees names the folder in which the authors keep real data."""
-    for path in [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.py"), *SOURCES]:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.ipynb")]
+    for path in [*pages, *ROOT.glob("benchmarks/*.py"), *SOURCES]:
         assert "../shared" not in path.read_text(encoding="utf-8"), path
 
 
