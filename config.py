@@ -132,7 +132,7 @@ class TrainingSettings(StepSettings):
     """training"""
 
     train_rows: int | None = flag(None, TRAIN_ROWS, "[1, inf)")
-    batch_size: int = flag(8, "rows a step (on every device)", "[1, inf)")
+    batch_size: int = flag(8, "rows a step of every process; two with 4 take the steps of one with 8", "[1, inf)")
     epochs: int = flag(10, "passes over the training data", "[1, inf)", free_on_resume=True)
     patience: int = flag(
         0,
@@ -756,7 +756,9 @@ class PretrainingSettings(StepSettings):
     eval_every: int = flag(
         250, "steps between two measurements on held-out text; a stopped run goes on from the last", "[1, inf)"
     )
-    batch_size: int = flag(8, "rows of --context tokens a step (on every device)", "[1, inf)")
+    batch_size: int = flag(
+        8, "rows of --context tokens a step of every process; two with 4 take the steps of one with 8", "[1, inf)"
+    )
     lr: float = flag(
         1.5e-3, "peak; smaller for larger models (GPT-2 small: 6e-4)", "(0, inf)", free_on_resume="after divergence"
     )
@@ -854,7 +856,10 @@ class TranslationTraining(StepSettings):
     steps: int = flag(1000, "optimizer steps in all", "[1, inf)")
     eval_every: int = flag(100, "steps between two measurements on the dev pairs", "[1, inf)")
     batch_tokens: int = flag(
-        1024, "tokens of a batch, on every device: rows times the longest sentence, on the longer side", "[1, inf)"
+        1024,
+        "tokens of a batch: rows times the longest sentence, on the longer side; a step of N processes is that of one "
+        "with N times the --gradient_accumulation",
+        "[1, inf)",
     )
     label_smoothing: float = flag(0.1, "share of the target that goes to all tokens alike", "[0, 1)")
     average: int = flag(

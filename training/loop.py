@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from cli.script import Stopped, finish_first, say, stop_asked
-from datasets.batching import rows_of, split_batch
+from datasets.batching import IDLE, rows_of, split_batch
 from errors import Diverged, check, is_out_of_memory
 from files import write_json
 from optimizer import AdamW, parameter_groups
@@ -212,6 +212,8 @@ class TrainingLoop:
         try:
             for part in self._parts(micro_batches):
                 loss, count = loss_fn(self.model, to_device(part, device))
+                if IDLE in part:
+                    loss, count = 0 * loss, 0
                 self.accelerator.backward(loss)
                 totals += torch.stack([loss.detach(), torch.as_tensor(count, device=loss.device)]).to(totals)
         except (RuntimeError, MemoryError) as error:
