@@ -11,6 +11,7 @@ import pytest
 
 from cli.flags import parse_flags
 from config import PretrainSettings, TranslationSettings
+from errors import UserError
 from tests import inputs
 from tests.helpers import WORDS, prose
 from tests.inputs import without, write_pairs, write_sonnets
@@ -94,8 +95,10 @@ def test_pre_training(tmp_path, monkeypatch):
     (tmp_path / "corpus").mkdir()
     for seed in (1, 2):
         (tmp_path / f"corpus/{seed}.txt").write_text(prose(seed, words=20_000))
-    flags = "--corpus corpus --context 32 --layers 2 --hidden_size 32 --heads 2 --lr 1e-2 --precision fp32".split()
-    flags += ["--steps", "6", "--eval_every", "3"]
+    flags = (
+        "--corpus corpus --context 32 --layers 2 --hidden_size 32 --heads 2 --lr 1e-2 --precision fp32 --steps 6 "
+        "--eval_every 3"
+    ).split()
     check_same_losses(train_with(tmp_path, "pretrain", flags, {1: 6, 2: 3, 3: 2}), "held-out loss", steps=6)
 
 
@@ -105,8 +108,31 @@ def test_translation(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pairs = "".join(f"{a} is {b} now .\t{b} , {a} !\n" for a, b in itertools.product(WORDS, WORDS))
     (tmp_path / "pairs.tsv").write_text(pairs)
-    flags = "--train_pairs pairs.tsv --dev_pairs pairs.tsv --test_pairs pairs.tsv --translation_out out.txt".split()
-    flags += "--vocab_size 300 --hidden_size 16 --heads 2 --layers 1 --ffn_size 16 --decode greedy".split()
-    flags += "--batch_tokens 120 --steps 6 --eval_every 3 --dropout 0 --precision fp32 --average 1".split()
+    flags = (
+        "--train_pairs pairs.tsv --dev_pairs pairs.tsv --test_pairs pairs.tsv --translation_out out.txt --layers 1 "
+        "--vocab_size 300 --hidden_size 16 --heads 2 --ffn_size 16 --decode greedy --batch_tokens 120 --steps 6 "
+        "--eval_every 3 --dropout 0 --precision fp32 --average 1"
+    ).split()
     folders = train_with(tmp_path, "translation", flags, {1: 6, 2: 3, 3: 2}, "--gradient_accumulation")
     check_same_losses(folders, steps=6)
+
+
+# --- going on with other processes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_other_processes_where_a_batch_stays_what_it_is(sonnet_flags, tmp_path):
+    """Begun by two with 3 rows each: one with 6 and three with 2 take the steps that are left, others are refused."""
+    flags = [*without(sonnet_flags, "--score_seeds"), "--score_seeds", "1", "--max_new_tokens", "1", *FULL]
+    begin = [*without(flags[: -len(FULL)], "--epochs"), *FULL, "--epochs", "1", "--schedule", "constant"]
+    one = [*flags, "--schedule", "constant", "--batch_size", "6", "--run_dir", "one-rate"]
+    assert in_processes(1, run_script, "sonnet_generation", one) == [0]
+    for world, size in ((1, 6), (3, 2)):
+        folder = f"then{world}"
+        begun = [*begin, "--batch_size", "3", "--run_dir", folder]
+        assert in_processes(2, run_script, "sonnet_generation", begun) == [0, 0]
+        again = ["--resume", "--run_dir", folder, "--epochs", "2", "--batch_size", str(size)]
+        assert in_processes(world, run_script, "sonnet_generation", again) == [0] * world
+    check_same_losses([tmp_path / name for name in ("one-rate", "then1", "then3")], steps=4)
+    with pytest.raises(UserError, match=r"rows a batch \(--batch_size times processes\) = 6, not 3"):
+        run_script("sonnet_generation", ["--resume", "--run_dir", "then1"])
