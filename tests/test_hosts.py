@@ -22,7 +22,7 @@ def ip(*arguments):
 
 @pytest.fixture
 def hosts():
-    """The names of two namespaces that reach each other by eth0. It takes root, iproute2 and a kernel that allows it."""
+    """Two namespaces that reach each other by eth0. They take root, iproute2 and a kernel that allows them."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("no root, or no ip (Debian: iproute2): no namespaces can be made here")
     names = [f"gpt2-{os.getpid()}-{letter}" for letter in "ab"]

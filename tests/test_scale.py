@@ -6,6 +6,7 @@ Dropout is off: its masks are drawn by each process for its own rows.
 import importlib
 import itertools
 import json
+import shlex
 
 import pytest
 
@@ -95,10 +96,10 @@ def test_pre_training(tmp_path, monkeypatch):
     (tmp_path / "corpus").mkdir()
     for seed in (1, 2):
         (tmp_path / f"corpus/{seed}.txt").write_text(prose(seed, words=20_000))
-    flags = (
+    flags = shlex.split(
         "--corpus corpus --context 32 --layers 2 --hidden_size 32 --heads 2 --lr 1e-2 --precision fp32 --steps 6 "
         "--eval_every 3"
-    ).split()
+    )
     check_same_losses(train_with(tmp_path, "pretrain", flags, {1: 6, 2: 3, 3: 2}), "held-out loss", steps=6)
 
 
@@ -108,11 +109,11 @@ def test_translation(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pairs = "".join(f"{a} is {b} now .\t{b} , {a} !\n" for a, b in itertools.product(WORDS, WORDS))
     (tmp_path / "pairs.tsv").write_text(pairs)
-    flags = (
+    flags = shlex.split(
         "--train_pairs pairs.tsv --dev_pairs pairs.tsv --test_pairs pairs.tsv --translation_out out.txt --layers 1 "
         "--vocab_size 300 --hidden_size 16 --heads 2 --ffn_size 16 --decode greedy --batch_tokens 120 --steps 6 "
         "--eval_every 3 --dropout 0 --precision fp32 --average 1"
-    ).split()
+    )
     folders = train_with(tmp_path, "translation", flags, {1: 6, 2: 3, 3: 2}, "--gradient_accumulation")
     check_same_losses(folders, steps=6)
 

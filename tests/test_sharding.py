@@ -36,7 +36,7 @@ def of_one(flags, folder="one"):
 
 
 def check_same_tensors(one, other):
-    """What is kept, to 1e-5. (The gradient of a key's bias is zero but for rounding, of which AdamW makes whole steps.)"""
+    """What is kept, to 1e-5. (A key's bias has no gradient but rounding, of which AdamW makes whole steps.)"""
     for file in ("best/model.safetensors", "last/model.safetensors", "last/optimizer.safetensors"):
         ours, theirs = load_file(other / file), load_file(one / file)
         assert ours.keys() == theirs.keys() and len(ours) > 5

@@ -30,7 +30,8 @@ class Method:
 
     in_peft: what it is in peft's terms, or in words why it cannot be said there.
     apply(gpt2, settings): attaches it. select(gpt2, settings): parameters of the backbone itself that it trains.
-    merges: whether it can be folded into plain linears. whole: why it cannot be trained sharded (--shard). penalty(gpt2, settings): a term of the training loss.
+    merges: whether it can be folded into plain linears. whole: why it cannot be trained sharded (--shard).
+    penalty(gpt2, settings): a term of the training loss.
     after_step(gpt2, settings) -> function(step, total_steps): called after every optimizer step, counted from 1, while
     the gradients are there.
     """
