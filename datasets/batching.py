@@ -24,7 +24,9 @@ def pad(rows, pad_id, side="right"):
     return input_ids, attention_mask
 
 
-IDLE = "idle"  # the key of a batch whose rows stand in for those that a process lacks: they count for nothing
+# What a batch says besides where several processes share the work, a value a row:
+IDLE = "idle"  # it stands in for a row that this process lacks, and counts for nothing
+MEAN_LENGTH = "mean_length"  # tokens a row of the whole batch, all processes together
 
 
 def rows_of(batch):
@@ -102,13 +104,18 @@ class LengthGroupedBatches:
             return
         for rows in self._drawn(number)[start:]:
             mine = rows[self.rank :: self.world]
-            yield self._collated(mine) if mine else self._collated(rows[:1]) | {IDLE: [True]}
+            batch = self._collated(mine or rows[:1])
+            yield batch if self.world == 1 else batch | self._of_all(rows, mine)
 
     def __iter__(self):
         return self.epoch(0)
 
     def _collated(self, rows):
         return self.dataset.collate_fn([self.dataset[row] for row in rows])
+
+    def _of_all(self, rows, mine):
+        mean = sum(self.dataset.lengths[row] for row in rows) / len(rows)
+        return {MEAN_LENGTH: [mean] * max(1, len(mine))} | ({} if mine else {IDLE: [True]})
 
     def _longest_first(self):
         """The rows of every batch, in the order of their lengths."""

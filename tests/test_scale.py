@@ -66,7 +66,7 @@ def test_sonnets(sonnet_flags, tmp_path, tuning):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tuning", [FULL, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("tuning", [(*FULL, "--lm_weight", "0.5"), LORA], ids=["full", "lora"])
 def test_pairs_with_a_last_batch_of_one_row(pair_flags, tmp_path, tuning):
     """13 rows: of the last batch two of three processes have nothing, and the accumulated step has one batch only."""
     write_pairs(tmp_path / "train.csv", 13)
