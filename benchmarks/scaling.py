@@ -89,20 +89,25 @@ def writer(model, tokens):
     return write
 
 
-def timed(variants, rounds):
+def timed(variants, flags):
     """{name: median seconds}"""
-    return {name: median for name, (median, _) in medians(time_rounds(variants, rounds), next(iter(variants))).items()}
+    seconds = time_rounds(variants, flags.rounds, clock_of(flags))
+    return {name: median for name, (median, _) in medians(seconds, next(iter(variants))).items()}
+
+
+def clock_of(flags):
+    return time.process_time if flags.cpu_time else time.perf_counter
 
 
 def vary_batch(flags):
     variants = {f"{rows} rows": stepper(flags.width, flags.layers, rows, BASE["length"]) for rows in BATCHES}
     tokens = {f"{rows} rows": rows * BASE["length"] for rows in BATCHES}
-    return per_token(timed(variants, flags.rounds), tokens)
+    return per_token(timed(variants, flags), tokens)
 
 
 def vary_length(flags):
     variants = {f"{length} tokens": stepper(flags.width, flags.layers, BASE["batch"], length) for length in LENGTHS}
-    return per_token(timed(variants, flags.rounds), {f"{length} tokens": BASE["batch"] * length for length in LENGTHS})
+    return per_token(timed(variants, flags), {f"{length} tokens": BASE["batch"] * length for length in LENGTHS})
 
 
 def vary_size(flags):
@@ -113,7 +118,7 @@ def vary_size(flags):
         name = f"width {width}, {layers} layers"
         variants[name] = stepper(width, layers, **BASE)
         parameters[name] = sum(p.numel() for p in variants[name].args[0].parameters())
-    seconds = timed(variants, flags.rounds)
+    seconds = timed(variants, flags)
     return {
         name: {"x": parameters[name], "seconds": seconds[name], "parameters": f"{parameters[name]:,}"}
         for name in variants
@@ -122,7 +127,7 @@ def vary_size(flags):
 
 def vary_generation(flags):
     model = make_model(flags.width, flags.layers).eval()
-    seconds = timed({f"{number} new tokens": writer(model, number) for number in NEW_TOKENS}, flags.rounds)
+    seconds = timed({f"{number} new tokens": writer(model, number) for number in NEW_TOKENS}, flags)
     return per_token(seconds, {f"{number} new tokens": number for number in NEW_TOKENS})
 
 
@@ -170,7 +175,7 @@ def worker(rank, world, port, sharded, flags, answers):
     if world > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    accelerator = make_accelerator(TrainingSettings(precision="fp32"))
+    accelerator, clock = make_accelerator(TrainingSettings(precision="fp32")), clock_of(flags)
     model = make_model(flags.width, flags.layers)
     if sharded:
         model = shard(model, accelerator.device)
@@ -178,9 +183,9 @@ def worker(rank, world, port, sharded, flags, answers):
     batch, seconds = make_batch(max(1, BASE["batch"] // world), BASE["length"]), []
     for _ in range(flags.rounds + 1):
         accelerator.wait_for_everyone()
-        start = time.perf_counter()
+        start = clock()
         one_step(model, optimizer, batch, world, sharded)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     answers.put((statistics.median(seconds[1:]), peak_memory(accelerator.device)))
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -204,7 +209,8 @@ def machine():
 
 
 def as_markdown(tables, flags):
-    text = f"# Scaling\n\n{machine()}; width {flags.width}, {flags.layers} layers, {flags.rounds} rounds, fp32.\n"
+    text = f"# Scaling\n\n{machine()}; width {flags.width}, {flags.layers} layers, {flags.rounds} rounds, fp32"
+    text += f", {'seconds of processor time' if flags.cpu_time else 'seconds'}.\n"
     for title, rows in tables.items():
         cells = {
             name: {"seconds": f"{row['seconds']:.3f}"} | {k: v for k, v in row.items() if k not in ("x", "seconds")}
@@ -240,6 +246,7 @@ def main():
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="")
+    parser.add_argument("--cpu_time", action="store_true", help="the processor's time, where others use the machine")
     flags = parser.parse_args()
     tables = {title: make(flags) for title, (make, _) in TABLES.items() if flags.only in title}
     text = as_markdown(tables, flags)

@@ -30,7 +30,7 @@ from tuning.register import METHODS, chosen_methods, default_learning_rate
 OLDEST_TORCH = (2, 8)
 # What accelerate would take from the environment over a run's own settings.
 FOREIGN_SETTINGS = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_MIXED_PRECISION"}
-FOREIGN_SETTINGS |= {"ACCELERATE_USE_FSDP"}  # sharding is --shard
+FOREIGN_SETTINGS |= {"ACCELERATE_USE_FSDP"}
 BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
 
 
@@ -97,9 +97,8 @@ class Session:
 
 def check_shard(settings, accelerator):
     """Raise UserError where --shard would do nothing, or cannot be done."""
-    check(
-        accelerator.num_processes > 1, "--shard has no effect in one process: start several (torchrun), or leave it out"
-    )
+    several = accelerator.num_processes > 1
+    check(several, "--shard has no effect in one process: start several (torchrun), or leave it out")
     check(accelerator.device.type != "mps", "--shard needs CUDA or the CPU: leave --use_gpu out")
     frozen = getattr(settings, "frozen", False)
     check(not frozen, "--shard: a frozen GPT-2 is read once, and not trained: leave it out, or train the full model")

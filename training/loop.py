@@ -40,9 +40,7 @@ class TrainingLoop:
         self.whole, self.settings, self.run, self.accelerator = model, settings, run, accelerator
         self.progress, moments, self.random_states = run.restore(model)
         self.model = shard(model, accelerator.device) if settings.shard else model
-        accelerator.prepare_model(
-            self.model, evaluation_mode=True
-        )  # its device, autocast; gradients are exchanged here
+        accelerator.prepare_model(self.model, evaluation_mode=True)  # device, autocast; gradients are exchanged here
         groups = parameter_groups(self.model, settings.weight_decay)
         self.optimizer = AdamW(groups, lr=settings.lr, betas=(0.9, settings.beta2))
         put_moments(self.model, self.optimizer, moments, self.progress.updates)
@@ -233,8 +231,8 @@ class TrainingLoop:
         return totals, False
 
     def _parts(self, micro_batches):
-        """What goes through the model at once."""
-        rows = self.progress.rows_at_once
+        """What goes through the model at once. (Sharded, all processes must take as many parts: one a batch.)"""
+        rows = 0 if self.settings.shard else self.progress.rows_at_once
         return [part for batch in micro_batches for part in split_batch(batch, rows)] if rows else micro_batches
 
     def _smaller_parts(self, micro_batches):

@@ -220,6 +220,7 @@ class Run:
         return record
 
     def _hold_to(self, base, inputs, training_settings):
+        """training_settings: the class of the script's group of that name."""
         record = self.record()
         if "base" not in record:
             check(self.predicting, f"{self.folder} {OLDER}, which kept too little to go on: predict with --checkpoint")
