@@ -94,6 +94,8 @@ class ModelSettings(Settings):
 class StepSettings(Settings, training_only=True, from_flags="when predicting"):
     """What every kind of training shares; no group of flags of its own."""
 
+    shard = False  # no flag: only where a model may be large
+
     seed: int = flag(
         11711, "of batches, dropout and sampling; the same seed gives the same run", "[0, inf)", training_only=False
     )
@@ -125,14 +127,21 @@ class StepSettings(Settings, training_only=True, from_flags="when predicting"):
     )
 
 
+ROWS = "rows a batch (--batch_size times processes)"
 TRAIN_ROWS = "train on so many rows only, drawn by the seed: for a try"
+SHARD = (
+    "split weights, gradients and the optimizer's moments over the processes, for a model that does not fit into one "
+    "(FSDP2); to be said again with --resume"
+)
 
 
 class TrainingSettings(StepSettings):
     """training"""
 
     train_rows: int | None = flag(None, TRAIN_ROWS, "[1, inf)")
-    batch_size: int = flag(8, "rows a step (on every device)", "[1, inf)")
+    batch_size: int = flag(
+        8, "rows a step of every process; two with 4 take the steps of one with 8", "[1, inf)", free_on_resume=True
+    )
     epochs: int = flag(10, "passes over the training data", "[1, inf)", free_on_resume=True)
     patience: int = flag(
         0,
@@ -141,6 +150,11 @@ class TrainingSettings(StepSettings):
         free_on_resume=True,
         idle_from="epochs",
     )
+    shard: bool = flag(False, SHARD, from_flags="always")
+
+    def together(self, processes):
+        """What a step is of all processes together, {what: value}: a run that goes on must find it again."""
+        return {ROWS: self.batch_size * processes}
 
 
 class InferenceSettings(Settings, free_on_resume=True, from_flags="when predicting"):
@@ -756,16 +770,26 @@ class PretrainingSettings(StepSettings):
     eval_every: int = flag(
         250, "steps between two measurements on held-out text; a stopped run goes on from the last", "[1, inf)"
     )
-    batch_size: int = flag(8, "rows of --context tokens a step (on every device)", "[1, inf)")
+    batch_size: int = flag(
+        8,
+        "rows of --context tokens a step of every process; two with 4 take the steps of one with 8",
+        "[1, inf)",
+        free_on_resume=True,
+    )
     lr: float = flag(
         1.5e-3, "peak; smaller for larger models (GPT-2 small: 6e-4)", "(0, inf)", free_on_resume="after divergence"
     )
     weight_decay: float = flag(0.1, "decoupled weight decay, never on biases and LayerNorm", "[0, inf)")
     schedule: str = flag("cosine", "learning rate after the warm-up", SCHEDULES)
     beta2: float = flag(0.99, "AdamW's decay rate of the squared gradients; smaller forgets sooner", "[0, 1)")
+    shard: bool = flag(False, SHARD, from_flags="always")
 
     def relate(self):
         _check_stretches(self)
+
+    def together(self, processes):
+        """As in TrainingSettings."""
+        return {ROWS: self.batch_size * processes}
 
     epochs, patience = property(_stretches), 0  # no fields: all steps are always taken
 
@@ -854,7 +878,10 @@ class TranslationTraining(StepSettings):
     steps: int = flag(1000, "optimizer steps in all", "[1, inf)")
     eval_every: int = flag(100, "steps between two measurements on the dev pairs", "[1, inf)")
     batch_tokens: int = flag(
-        1024, "tokens of a batch, on every device: rows times the longest sentence, on the longer side", "[1, inf)"
+        1024,
+        "tokens of a batch: rows times the longest sentence, on the longer side; a step of N processes is that of one "
+        "with N times the --gradient_accumulation",
+        "[1, inf)",
     )
     label_smoothing: float = flag(0.1, "share of the target that goes to all tokens alike", "[0, 1)")
     average: int = flag(
@@ -865,9 +892,16 @@ class TranslationTraining(StepSettings):
     warmup_ratio: float = flag(0.15, "share of all steps over which the learning rate rises from 0", "[0, 1]")
     max_grad_norm: float = flag(0.0, "clip the gradient to this norm; 0 switches clipping off", "[0, inf)")
     beta2: float = flag(0.98, "AdamW's decay rate of the squared gradients; smaller forgets sooner", "[0, 1)")
+    gradient_accumulation: int = flag(
+        1, "batches whose gradients are added up before each step", "[1, inf)", free_on_resume=True
+    )
 
     def relate(self):
         _check_stretches(self)
+
+    def together(self, processes):
+        """As in TrainingSettings."""
+        return {"batches a step (--gradient_accumulation times processes)": self.gradient_accumulation * processes}
 
     epochs, patience = property(_stretches), 0
 

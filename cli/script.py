@@ -131,5 +131,6 @@ def _processes_that_train_as_one():
 
 
 def _tell(line):
-    if is_main_process():
+    """On stderr, by the first process of every host: one may see what the others do not."""
+    if is_main_process() or os.environ.get("LOCAL_RANK") == "0":
         print(line, file=sys.stderr)

@@ -21,7 +21,7 @@ from models.gpt2 import GPT2Model
 from modules.packed import pack
 from training.figures import record_of, table_of
 from training.loop import TrainingLoop, total_steps
-from training.processes import in_first_process
+from training.processes import check_same_everywhere, in_first_process
 from training.randomness import seed_everything
 from training.runs import Run, fingerprint, open_run
 from training.trackers import Tracker, check_tracker
@@ -31,6 +31,7 @@ from tuning.register import METHODS, chosen_methods, default_learning_rate
 OLDEST_TORCH = (2, 8)
 # What accelerate would take from the environment over a run's own settings.
 FOREIGN_SETTINGS = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_MIXED_PRECISION"}
+FOREIGN_SETTINGS |= {"ACCELERATE_USE_FSDP"}
 BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
 
 
@@ -76,7 +77,9 @@ class Session:
         base: the base model's fingerprint. inputs, batches: what a run that goes on must find again, unless it only
         predicts. Raises UserError.
         """
-        run, inputs = self.run, {"processes": self.accelerator.num_processes} | (inputs or {})
+        run, inputs = self.run, inputs or {}
+        check_same_everywhere({"base model": base} | _contents(inputs))
+        inputs = self.settings.training.together(self.accelerator.num_processes) | inputs
         steps = 0 if batches is None else total_steps(batches, self.settings.training)
 
         def begin():
@@ -93,6 +96,23 @@ class Session:
         return TrainingLoop(model, self.settings.training, self.run, self.accelerator, after_step)
 
 
+def check_shard(settings, accelerator):
+    """Raise UserError where --shard would do nothing, or cannot be done."""
+    several = accelerator.num_processes > 1
+    check(several, "--shard has no effect in one process: start several (torchrun), or leave it out")
+    check(accelerator.device.type != "mps", "--shard needs CUDA or the CPU: leave --use_gpu out")
+    frozen = getattr(settings, "frozen", False)
+    check(not frozen, "--shard: a frozen GPT-2 is read once, and not trained: leave it out, or train the full model")
+    for name in settings.tuning.methods if hasattr(settings, "tuning") else ():
+        reason = METHODS[name].whole
+        check(not reason, f"--shard --tuning {name}: they do not combine, {reason}; leave one out")
+
+
+def _contents(inputs):
+    """Inputs less where they lie, which may differ from host to host."""
+    return {what: value.get("sha256") if isinstance(value, dict) else value for what, value in inputs.items()}
+
+
 def open_session(task, settings, given, prefix, part=""):
     """The Session that the flags ask for, with the learning rate and the precision made definite. Raises UserError.
 
@@ -107,6 +127,8 @@ def open_session(task, settings, given, prefix, part=""):
     if options.lr is None:
         options.lr = default_learning_rate(settings.tuning.methods, settings.frozen)
     accelerator = make_accelerator(options, insist="use_gpu" in given)
+    if options.shard:
+        check_shard(settings, accelerator)
     options.precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
     run, settings = in_first_process(lambda: (run, settings))  # the first process's choice of a folder is everyone's
     return Session(task, run, settings, accelerator)

@@ -21,14 +21,16 @@ def record_of(session, model, best):
     """
     options, run, epochs = session.settings.training, session.run, session.run.epochs()
     trained, total = count_parameters(model)
+    processes = session.accelerator.num_processes
+    rows, tokens = getattr(options, "batch_size", None), getattr(options, "batch_tokens", None)
     seconds = [epoch["seconds"] for epoch in epochs]
     return {
         "task": session.task,
         "run": str(run.folder),
         "learning rate": options.lr,
-        "rows a step": getattr(options, "batch_size", None),
-        "tokens a step": getattr(options, "batch_tokens", None),
-        "processes": session.accelerator.num_processes,
+        "rows a step": rows and rows * processes,
+        "tokens a step": tokens and tokens * processes,
+        "processes": processes,
         "seed": options.seed,
         "precision": options.precision,
         "device": device_name(session.accelerator.device),

@@ -17,13 +17,15 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from cli.script import Stopped, finish_first, say, stop_asked
-from datasets.batching import rows_of, split_batch
+from datasets.batching import IDLE, rows_of, split_batch
 from errors import Diverged, check, is_out_of_memory
 from files import write_json
 from optimizer import AdamW, parameter_groups
 from training.pace import Pace, in_words
-from training.processes import in_first_process, sum_over_processes
+from training.processes import sum_over_processes
 from training.randomness import random_states, restore_random_states, seed_everything
+from training.runs import put_moments
+from training.sharding import put_together, shard, unshard
 
 MOST_BAD_STEPS = 3  # in a row; then the run ends
 
@@ -35,12 +37,14 @@ class TrainingLoop:
     """
 
     def __init__(self, model, settings, run, accelerator, after_step=None):
-        self.model, self.settings, self.run, self.accelerator = model, settings, run, accelerator
-        accelerator.prepare_model(model, evaluation_mode=True)  # on its device, autocast; gradients are exchanged here
-        groups = parameter_groups(model, settings.weight_decay)
+        self.whole, self.settings, self.run, self.accelerator = model, settings, run, accelerator
+        self.progress, moments, self.random_states = run.restore(model)
+        self.model = shard(model, accelerator.device) if settings.shard else model
+        accelerator.prepare_model(self.model, evaluation_mode=True)  # device, autocast; gradients are exchanged here
+        groups = parameter_groups(self.model, settings.weight_decay)
         self.optimizer = AdamW(groups, lr=settings.lr, betas=(0.9, settings.beta2))
+        put_moments(self.model, self.optimizer, moments, self.progress.updates)
         self.after_step = after_step
-        self.progress, self.random_states = run.restore(model, self.optimizer)
         self.kept_at = time.monotonic()
 
     def fit(self, batches, loss_fn, evaluate):
@@ -53,6 +57,10 @@ class TrainingLoop:
         """
         with contextlib.closing(self.run):
             self._all_epochs(batches, loss_fn, evaluate)
+        if self.settings.shard:
+            self.optimizer = None  # room for the weights
+            unshard(self.model, self.whole)
+            self.accelerator.free_memory()
 
     def _all_epochs(self, batches, loss_fn, evaluate):
         settings, progress = self.settings, self.progress
@@ -101,13 +109,13 @@ class TrainingLoop:
                 self.run.log(record)
             if progress.epochs_since_best == 0:
                 best = {"epoch": progress.best_epoch, "score": progress.best_score}
-                in_first_process(self.run.save_best, self.model, best)
+                self.run.save_best(self.model, best)
             self._keep({})
         _stop_if_asked(stop_asked())
 
     def _keep(self, states):
         """Keep where training stands. states: the random states of all processes, {} between epochs."""
-        in_first_process(self.run.save, self.model, self.optimizer, self.progress, states)
+        self.run.save(self.model, self.optimizer, self.progress, states)
         self.kept_at = time.monotonic()
 
     def _train_epoch(self, batches, loss_fn):
@@ -201,7 +209,7 @@ class TrainingLoop:
             if not totals[4]:
                 break
             self._smaller_parts(micro_batches)
-        if self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1 and not self.settings.shard:  # which sums them in the backward pass
             sum_over_processes(_gradients(self.optimizer))
         return [*totals[:3], asked or (signal.SIGTERM if totals[3] else 0)]
 
@@ -212,17 +220,19 @@ class TrainingLoop:
         try:
             for part in self._parts(micro_batches):
                 loss, count = loss_fn(self.model, to_device(part, device))
+                if IDLE in part:
+                    loss, count = 0 * loss, 0
                 self.accelerator.backward(loss)
                 totals += torch.stack([loss.detach(), torch.as_tensor(count, device=loss.device)]).to(totals)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if self.settings.shard or not is_out_of_memory(error):  # sharded, the others are amid the same pass
                 raise
             return torch.zeros_like(totals), True
         return totals, False
 
     def _parts(self, micro_batches):
-        """What goes through the model at once."""
-        rows = self.progress.rows_at_once
+        """What goes through the model at once. (Sharded, all processes must take as many parts: one a batch.)"""
+        rows = 0 if self.settings.shard else self.progress.rows_at_once
         return [part for batch in micro_batches for part in split_batch(batch, rows)] if rows else micro_batches
 
     def _smaller_parts(self, micro_batches):
@@ -268,7 +278,7 @@ def scale_gradients(optimizer, scale, max_norm):
     Returns the norm of the mean's gradient before clipping.
     """
     gradients = _gradients(optimizer)
-    norm = torch.nn.utils.get_total_norm(gradients).item() * scale
+    norm = put_together(torch.nn.utils.get_total_norm(gradients)).item() * scale
     if max_norm and math.isfinite(norm):
         scale *= min(1.0, max_norm / (norm + 1e-6))
     if scale != 1.0:

@@ -32,6 +32,8 @@ from cli.script import on_stop, say
 from config import TuningSettings
 from errors import Diverged, UserError, check
 from files import read_json, write_json
+from training.processes import from_first_process, in_first_process
+from training.sharding import in_first, placed_like
 from training.storage import damage_of, find_folder, put_back, read_tensors, sha256_of_record, user_errors, write_folder
 from tuning.register import default_learning_rate
 from tuning.state import load_tuning, trainable_state_dict
@@ -110,7 +112,7 @@ class Run:
         {"rows", "sha256"} of data. Nothing is written where nothing will be trained.
         """
         if self.resumed:
-            self._hold_to(base, inputs or {})
+            self._hold_to(base, inputs or {}, type(settings.training))
         if self.predicting:
             return
         made = not self.folder.exists() or self.claims
@@ -217,15 +219,22 @@ class Run:
             training["lr"] = default_learning_rate(TuningSettings(**record["settings"].get("tuning", {})).methods)
         return record
 
-    def _hold_to(self, base, inputs):
+    def _hold_to(self, base, inputs, training_settings):
+        """training_settings: the class of the script's group of that name."""
         record = self.record()
         if "base" not in record:
             check(self.predicting, f"{self.folder} {OLDER}, which kept too little to go on: predict with --checkpoint")
             say(f"{self.folder} {OLDER}: whether the base model is the one that it was trained on cannot be checked")
             return
         check_base(record, base, self.folder)
-        for what in record["inputs"].keys() | inputs.keys() if not self.predicting else ():
-            difference = _difference(self.folder, what, record["inputs"].get(what), inputs.get(what))
+        if self.predicting:
+            return
+        known = dict(record["inputs"])
+        if "processes" in known:  # of old; several processes drew other batches then
+            check(known.pop("processes") == 1, f"{self.folder} {OLDER}, whose processes had other batches: begin again")
+            known |= training_settings(**record["settings"]["training"]).together(1)
+        for what in known.keys() | inputs.keys():
+            difference = _difference(self.folder, what, known.get(what), inputs.get(what))
             check(difference is None, difference)
 
     # --- while training ----------------------------------------------------------------------------------------------
@@ -237,22 +246,38 @@ class Run:
             tracker.log(record)
 
     def save(self, model, optimizer, progress, random_states):
-        """Keep where training stands. random_states: {name: uint8 tensor}. Raises Diverged, and changes nothing."""
-        tensors = trainable_state_dict(model, resumable=True)
+        """Keep where training stands. random_states: {name: uint8 tensor}. Raises Diverged, and changes nothing.
+
+        As all that keeps a model's tensors: called in all processes, of which the first one writes.
+        """
+        tensors = in_first(trainable_state_dict(model, resumable=True))
+        moments = in_first(_optimizer_tensors(model, optimizer))
+        in_first_process(self._write_state, tensors, moments, progress, random_states)
+
+    def _write_state(self, tensors, moments, progress, random_states):
         _check_finite(tensors)
         size, digest = self.metrics.sync()
-        moments = _optimizer_tensors(model, optimizer)
         write_folder(
             self.folder / "last",
             {"model.safetensors": tensors, "optimizer.safetensors": moments, "random.safetensors": random_states},
             {"state.json": dataclasses.asdict(progress), "metrics.json": {"bytes": size, "sha256": digest}},
         )
 
-    def restore(self, model, optimizer):
-        """Put model and optimizer back to where training stood: (Progress, random states).
+    def restore(self, model):
+        """Put the model back to where training stood: (Progress, moments, random states).
 
-        A new run, or one that was stopped before anything was kept, starts at 0.
+        moments: (name, tensor), one after the other, for `put_moments`. A new run, or one that was stopped before
+        anything was kept, starts at 0.
         """
+        folder, progress = in_first_process(self._find_state)
+        if folder is None:
+            return progress, (), {}
+        load_tuning(model, dict(from_first_process(read_tensors, folder / "model.safetensors")), self.folder)
+        moments = from_first_process(read_tensors, folder / "optimizer.safetensors")
+        return progress, moments, dict(from_first_process(read_tensors, folder / "random.safetensors"))
+
+    def _find_state(self):
+        """(the folder of what was kept last or None, its Progress); metrics.jsonl is cut to it."""
         for name in ("last", "best") if self.metrics is not None else ():
             put_back(self.folder / name)
         folder = find_folder(self.folder / "last") if self.resumed else None
@@ -261,21 +286,11 @@ class Run:
                 say(f"{self.folder} has kept no state of its training (last/): it begins at the first step")
             if self.metrics is not None:
                 self.metrics.cut_to(0, "")
-            return Progress(), {}
-        load_tuning(model, read_tensors(folder / "model.safetensors"), self.folder)
-        moments = read_tensors(folder / "optimizer.safetensors")
-        progress = Progress(**read_json(folder / "state.json", PROGRESS))
-        for name, parameter in model.named_parameters():
-            if f"exp_avg.{name}" in moments:
-                optimizer.state[parameter] = {
-                    "step": progress.updates,
-                    "exp_avg": moments[f"exp_avg.{name}"].to(parameter.device),
-                    "exp_avg_sq": moments[f"exp_avg_sq.{name}"].to(parameter.device),
-                }
+            return None, Progress()
         if self.metrics is not None:
             kept = read_json(folder / "metrics.json", {"bytes": int, "sha256": str})
             self.metrics.cut_to(kept["bytes"], kept["sha256"])
-        return progress, read_tensors(folder / "random.safetensors")
+        return folder, Progress(**read_json(folder / "state.json", PROGRESS))
 
     @property
     def diverged(self):
@@ -285,21 +300,29 @@ class Run:
     # --- what comes out ----------------------------------------------------------------------------------------------
 
     def save_best(self, model, score):
-        """Keep model's trained tensors as the run's best epoch. score: {"epoch", "score"}."""
-        tensors = trainable_state_dict(model)
+        """Keep model's trained tensors as the run's best epoch. score: {"epoch", "score"}. Called in all processes."""
+        in_first_process(self._write_best, in_first(trainable_state_dict(model)), score)
+
+    def _write_best(self, tensors, score):
         _check_finite(tensors)
         write_folder(self.folder / "best", {"model.safetensors": tensors}, {"score.json": score})
 
     def load_best(self, model):
-        """Put the weights of the best epoch into the model; returns {"epoch", "score"}."""
-        folder = find_folder(self.folder / "best", without_manifest="format" not in self.record())
-        if folder is None:
-            raise UserError(f"{self.folder} has no complete epoch yet: train it first, without --checkpoint")
-        tensors = read_tensors(folder / "model.safetensors")
-        _check_finite(tensors)
-        load_tuning(model, tensors, self.folder)
-        self.bytes = (folder / "model.safetensors").stat().st_size
-        return read_json(folder / "score.json", {"epoch": int, "score": float})
+        """Put the weights of the best epoch into the model; returns {"epoch", "score"}. Called in all processes."""
+        found = {}
+
+        def read():
+            folder = find_folder(self.folder / "best", without_manifest="format" not in self.record())
+            if folder is None:
+                raise UserError(f"{self.folder} has no complete epoch yet: train it first, without --checkpoint")
+            tensors = read_tensors(folder / "model.safetensors")
+            _check_finite(tensors)
+            self.bytes = (folder / "model.safetensors").stat().st_size
+            found["score"] = read_json(folder / "score.json", {"epoch": int, "score": float})
+            return tensors
+
+        load_tuning(model, dict(from_first_process(read)), self.folder)
+        return in_first_process(found.get, "score")
 
     def save_snapshot(self, model, number, most):
         """Keep the weights of measurement `number`, and of the `most` last ones no more than that."""
@@ -317,16 +340,23 @@ class Run:
         Damaged ones are said, and left out.
         """
         total, numbers = {}, []
-        for folder in sorted((self.folder / "snapshots").glob("[0-9]*")):
-            if damage := damage_of(folder):
-                say(f"{damage}: it is left out of the mean")
-                continue
-            for name, tensor in read_tensors(folder / "model.safetensors").items():
-                total[name] = total.get(name, 0) + tensor.double()
-            numbers.append(int(folder.name))
-        check(numbers, f"{self.folder} has kept no whole snapshot of its weights: train it first, without --checkpoint")
-        load_tuning(model, {name: (tensor / len(numbers)).float() for name, tensor in total.items()}, self.folder)
-        return numbers
+
+        def read():
+            for folder in sorted((self.folder / "snapshots").glob("[0-9]*")):
+                if damage := damage_of(folder):
+                    say(f"{damage}: it is left out of the mean")
+                    continue
+                for name, tensor in read_tensors(folder / "model.safetensors").items():
+                    total[name] = total.get(name, 0) + tensor.double()
+                numbers.append(int(folder.name))
+            check(
+                numbers,
+                f"{self.folder} has kept no whole snapshot of its weights: train it first, without --checkpoint",
+            )
+            return {name: (tensor / len(numbers)).float() for name, tensor in total.items()}
+
+        load_tuning(model, dict(from_first_process(read)), self.folder)
+        return in_first_process(lambda: numbers)
 
     def lines(self):
         """The lines of metrics.jsonl that can be read."""
@@ -495,6 +525,16 @@ def _difference(source, what, known, now):
     if known == now:
         return None
     return f"{source} was trained with {what} = {known}, not {now}: run it as it was begun, or begin a new run"
+
+
+def put_moments(model, optimizer, moments, updates):
+    """Give the optimizer of the model's parameters what `_optimizer_tensors` took of it: (name, tensor) after (name,
+    tensor). updates: the steps that it has taken."""
+    parameters = dict(model.named_parameters())
+    for key, tensor in moments:
+        kind, _, name = key.partition(".")
+        state = optimizer.state[parameters[name]]
+        state["step"], state[kind] = updates, placed_like(tensor, parameters[name])
 
 
 def _optimizer_tensors(model, optimizer):
