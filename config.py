@@ -118,9 +118,9 @@ class StepSettings(Settings, training_only=True, from_flags="when predicting"):
     use_gpu: bool = flag(False, "train on the GPU (CUDA, or Apple's MPS)", training_only=False, free_on_resume=True)
     precision: str = flag(
         "auto",
-        "auto takes bf16 only where the hardware has it natively; in bf16 texts and answers can change with the batch "
-        "size, in fp32 they do not",
-        ("auto", "fp32", "bf16"),
+        "auto takes bf16 where the hardware has it natively, else fp16 on CUDA and fp32 on all else; in bf16 and fp16 "
+        "texts and answers can change with the batch size, in fp32 they do not",
+        ("auto", "fp32", "bf16", "fp16"),
         training_only=False,
     )
 

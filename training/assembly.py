@@ -19,6 +19,7 @@ from errors import UserError, check
 from formats.hub import find_model
 from models.gpt2 import GPT2Model
 from training.figures import record_of, table_of
+from training.fp16 import HalfAccelerator
 from training.loop import TrainingLoop, total_steps
 from training.processes import in_first_process
 from training.randomness import seed_everything
@@ -30,6 +31,8 @@ from tuning.register import METHODS, chosen_methods, default_learning_rate
 OLDEST_TORCH = (2, 8)
 # What accelerate would take from the environment over a run's own settings.
 FOREIGN_SETTINGS = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_MIXED_PRECISION"}
+PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}  # what accelerate calls them: what --precision does
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
 
 
@@ -106,7 +109,7 @@ def open_session(task, settings, given, prefix, part=""):
     if options.lr is None:
         options.lr = default_learning_rate(settings.tuning.methods, settings.frozen)
     accelerator = make_accelerator(options, insist="use_gpu" in given)
-    options.precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+    options.precision = PRECISIONS[accelerator.mixed_precision]
     run, settings = in_first_process(lambda: (run, settings))  # the first process's choice of a folder is everyone's
     return Session(task, run, settings, accelerator)
 
@@ -130,15 +133,23 @@ def make_accelerator(settings, insist=True):
     device = "cpu" if not (settings.use_gpu and has_gpu) else "cuda" if torch.cuda.is_available() else "mps"
     precision = settings.precision
     if precision == "auto":
-        precision = "bf16" if has_native_bf16(device) else "fp32"
+        precision = auto_precision(device)
     for name in FOREIGN_SETTINGS & os.environ.keys():
         del os.environ[name]
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    if precision == "fp16":
+        accelerator = HalfAccelerator(cpu=device == "cpu")
+    else:
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
     why = (
         "asked for" if settings.precision != "auto" else "native here" if precision == "bf16" else "no native bf16 here"
     )
     say(f"device {accelerator.device}, precision {precision} ({why}), {accelerator.num_processes} process(es)")
     return accelerator
+
+
+def auto_precision(device):
+    """What --precision auto takes. CUDA without native bf16 (before compute capability 8.0: T4, V100) has fp16."""
+    return "bf16" if has_native_bf16(device) else "fp16" if device == "cuda" else "fp32"
 
 
 def has_native_bf16(device):
@@ -196,9 +207,9 @@ class Assembly:
         merge(self.gpt2, self.methods)
 
     def cast_for_prediction(self, precision):
-        """For the end, when nothing is trained any more. precision: "fp32" (nothing to do) or "bf16"."""
-        if precision == "bf16":
-            cast_for_prediction(self.gpt2, torch.bfloat16)
+        """For the end, when nothing is trained any more. precision: "fp32" (nothing to do), "bf16" or "fp16"."""
+        if precision in HALF:
+            cast_for_prediction(self.gpt2, HALF[precision])
 
 
 def base_folder(model):
@@ -230,8 +241,8 @@ def assemble(settings, with_tokenizer=True):
     attach(gpt2, methods)
     if settings.frozen:
         freeze(gpt2, methods)
-    if (methods or settings.frozen) and settings.training.precision == "bf16":
-        cast_frozen(gpt2, torch.bfloat16)
+    if (methods or settings.frozen) and settings.training.precision in HALF:
+        cast_frozen(gpt2, HALF[settings.training.precision])
     return Assembly(gpt2, tokenizer, methods, base, folder)
 
 

@@ -47,6 +47,8 @@ class Progress:
     epoch: complete epochs. step: optimizer steps, skipped ones too; updates: without them; bad_steps: skipped in a row.
     epoch_step, epoch_loss, epoch_count: steps of the epoch under way, and its summed loss and number of terms.
     rows_at_once: rows of a batch that fit into memory, 0 while all do.
+    loss_scale, steady_steps, overflows: in fp16, what the loss is multiplied by, the steps in a row that it has been
+    right for, and the steps that were left out because it was too large (training/fp16.py).
     """
 
     epoch: int = 0
@@ -60,9 +62,18 @@ class Progress:
     epoch_loss: float = 0.0
     epoch_count: float = 0.0
     rows_at_once: int = 0
+    loss_scale: float = 1.0
+    steady_steps: int = 0
+    overflows: int = 0
+
+    @property
+    def scheduled(self):
+        """The steps that the learning rate's schedule has seen."""
+        return self.step - self.overflows
 
 
 PROGRESS = {setting.name: setting.type for setting in dataclasses.fields(Progress)}
+SINCE_FP16 = ("loss_scale", "steady_steps", "overflows")  # which no state of before has
 
 
 @dataclass
@@ -264,7 +275,9 @@ class Run:
             return Progress(), {}
         load_tuning(model, read_tensors(folder / "model.safetensors"), self.folder)
         moments = read_tensors(folder / "optimizer.safetensors")
-        progress = Progress(**read_json(folder / "state.json", PROGRESS))
+        newer = {name: PROGRESS[name] for name in SINCE_FP16}
+        known = {name: kind for name, kind in PROGRESS.items() if name not in newer}
+        progress = Progress(**read_json(folder / "state.json", known, newer))
         for name, parameter in model.named_parameters():
             if f"exp_avg.{name}" in moments:
                 optimizer.state[parameter] = {
