@@ -251,7 +251,7 @@ def check_recorded(run, task):
         for name, value in values.items():
             value = list(value) if isinstance(value, tuple) else value
             known = recorded.get(group, {}).get(name)
-            same = known == value or name in ("run_dir", "resume")
+            same = known == value or name in ("run_dir", "resume", *task.outputs)  # the folder may have been moved
             check(
                 same,
                 f"{run.folder} was trained with {name} = {known}, the experiment asks for {value}: "

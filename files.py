@@ -1,6 +1,7 @@
 """Files: read with clear errors, written whole or not at all, and on the disk before they count as written."""
 
 import contextlib
+import difflib
 import gzip
 import json
 import os
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from errors import UserError, check
 
+PROJECT = Path(__file__).resolve().parent  # where the scripts' default paths count from
+SAMPLE = Path("data/sample")
 LONGEST_NAME = 255  # bytes of a file's name on nearly every file system
 
 
@@ -42,7 +45,7 @@ def _reading(path):
     try:
         yield
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: check the path, or put the course's file there") from error
+        raise UserError(f"{path} does not exist: {where_it_may_be(path)}") from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder: give the file itself") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -51,6 +54,21 @@ def _reading(path):
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from error
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error.start) from error
+
+
+def where_it_may_be(path):
+    """What to do about a file or folder that is not there: the end of a message."""
+    path, here = Path(path), Path.cwd()
+    if not path.is_absolute() and here != PROJECT and (PROJECT / path).exists():
+        return f"it is in the project's folder, so run from there: cd {PROJECT}"
+    if path.parts[:1] == ("data",) or path.absolute().parent == PROJECT / "data":
+        sample = SAMPLE / path.name.replace("quora-", "para-")
+        advice = f"`python {Path('data/download.py')}` gets the course's files"
+        advice += f", {sample} is a small one to try" if (PROJECT / sample).exists() else ""
+        return advice + (f"; run from the project's folder: cd {PROJECT}" if here != PROJECT else "")
+    names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.8)
+    return f"did you mean {path.with_name(near[0])}?" if near else "check the path"
 
 
 def _not_utf8(path, byte):

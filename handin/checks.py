@@ -15,7 +15,7 @@ from datasets.paraphrase import load_paraphrase_data
 from datasets.sentiment import load_sentiment_data
 from datasets.sonnets import SONNET_LINES, is_heading, lines_of, load_sonnets
 from errors import UserError, check
-from files import read_text
+from files import read_text, where_it_may_be
 
 TASKS = ("sonnets", "pairs", *CLASSES)
 TITLES = {"pairs": "Predicted_Is_Paraphrase"} | dict.fromkeys(CLASSES, "Predicted_Sentiment")
@@ -31,7 +31,7 @@ def read_hand_in(path, most_bytes=MOST_BYTES):
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: check the path") from error
+        raise UserError(f"{path} does not exist: {where_it_may_be(path)}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): check its permissions") from error
     with os.fdopen(handle, "rb") as file:

@@ -16,6 +16,7 @@ from cli.script import say
 from config import DROPOUTS, MODEL_SIZES
 from datasets import LengthGroupedBatches, load_tokenizer
 from errors import UserError, check
+from files import where_it_may_be
 from formats.hub import find_model
 from models.gpt2 import GPT2Model
 from training.figures import record_of, table_of
@@ -216,7 +217,8 @@ def base_folder(model):
     """Where the base model that the settings (ModelSettings) name lies. Raises UserError."""
     path = model.model_path
     if path is not None and not Path(path).is_dir():
-        raise UserError(f"--model_path: {path} is no folder; give one with config.json and model.safetensors")
+        wanted = "give one with config.json and model.safetensors"
+        raise UserError(f"--model_path: {path} is no folder; {wanted}: {where_it_may_be(path)}")
     if path in MODEL_SIZES:  # a folder of such a name: the bare name would mean the hub's
         return Path(path).absolute()
     return Path(path) if path else find_model(model.model_size)

@@ -27,11 +27,11 @@ from pathlib import Path
 import filelock
 import torch
 
-from cli.flags import GoingOn, refuse_training_flags, settings_to_dict, take_over
+from cli.flags import GoingOn, option, refuse_training_flags, settings_to_dict, take_over
 from cli.script import on_stop, say
 from config import TuningSettings
 from errors import Diverged, UserError, check
-from files import read_json, write_json
+from files import read_json, where_it_may_be, write_json
 from training.storage import damage_of, find_folder, put_back, read_tensors, sha256_of_record, user_errors, write_folder
 from tuning.register import default_learning_rate
 from tuning.state import load_tuning, trainable_state_dict
@@ -136,6 +136,7 @@ class Run:
                 check(not taken, f"{self.folder} holds a run already: continue it with --resume, or choose another")
                 now = {"format": FORMAT, "task": task, "base": base, "inputs": inputs or {}, "total_steps": total_steps}
                 now |= {"part": self.part} if self.part else {}
+                now |= {"places": places_beside(self.folder, settings)}
                 self._write_record(now | {"settings": settings_to_dict(settings)})
                 self.total_steps = total_steps
         self.metrics = Metrics(self.folder / "metrics.jsonl")
@@ -206,15 +207,18 @@ class Run:
         """What settings.json holds: {"task", "base", "inputs", "total_steps", "settings"}. Raises UserError."""
         path = self.folder / "settings.json"
         if not path.exists():
-            raise UserError(f"{self.folder} is no run folder: it has no settings.json")
+            raise UserError(f"{self.folder} is no run folder: it has no settings.json; {self._instead()}")
         record = read_json(path, optional={"format": int, "task": str}, remedy="train the run again")
         if task and record.get("task", task) != task:
-            raise UserError(f"{self.folder} is a run of {record['task']}, not of {task}")
+            theirs = record["task"]
+            raise UserError(
+                f"{self.folder} is a run of {theirs}, not of {task}: give it to {theirs}.py, or another run"
+            )
         kinds = {"task": str, "settings": dict}
         kinds |= {"base": dict, "inputs": dict, "total_steps": int} if "format" in record else {"base_fingerprint": str}
         if not kinds.keys() <= record.keys():
             raise UserError(f"{path} is not the settings.json of a run")
-        record = read_json(path, kinds, remedy="train the run again")
+        record = read_json(path, kinds, {"places": dict}, remedy="train the run again")
         check(
             record.get("format", 1) <= FORMAT,
             f"{self.folder} was recorded by a newer version of this project: use that",
@@ -226,7 +230,16 @@ class Run:
         training = record["settings"].get("training")
         if isinstance(training, dict) and training.get("lr", 0) is None:  # of old the rate was left to the methods
             training["lr"] = default_learning_rate(TuningSettings(**record["settings"].get("tuning", {})).methods)
-        return record
+        return find_again(self.folder, record)
+
+    def _instead(self):
+        """What to give in the place of a folder that is none of a run."""
+        if not self.folder.is_dir():
+            return where_it_may_be(self.folder)
+        inner = sorted(path.parent for path in self.folder.glob("*/settings.json"))
+        return (
+            f"give one of those in it, {' or '.join(map(str, inner[:3]))}" if inner else "give one that training made"
+        )
 
     def _hold_to(self, base, inputs):
         record = self.record()
@@ -250,7 +263,7 @@ class Run:
     def save(self, model, optimizer, progress, random_states):
         """Keep where training stands. random_states: {name: uint8 tensor}. Raises Diverged, and changes nothing."""
         tensors = trainable_state_dict(model, resumable=True)
-        _check_finite(tensors)
+        self._keep_finite(tensors)
         size, digest = self.metrics.sync()
         moments = _optimizer_tensors(model, optimizer)
         write_folder(
@@ -258,6 +271,14 @@ class Run:
             {"model.safetensors": tensors, "optimizer.safetensors": moments, "random.safetensors": random_states},
             {"state.json": dataclasses.asdict(progress), "metrics.json": {"bytes": size, "sha256": digest}},
         )
+
+    def _keep_finite(self, tensors):
+        """Raise Diverged for tensors that are not finite; from now on --resume takes another --lr, as it advises."""
+        try:
+            _check_finite(tensors)
+        except Diverged as error:
+            write_json(self.diverged, {"what": str(error)})
+            raise
 
     def restore(self, model, optimizer):
         """Put model and optimizer back to where training stood: (Progress, random states).
@@ -300,14 +321,14 @@ class Run:
     def save_best(self, model, score):
         """Keep model's trained tensors as the run's best epoch. score: {"epoch", "score"}."""
         tensors = trainable_state_dict(model)
-        _check_finite(tensors)
+        self._keep_finite(tensors)
         write_folder(self.folder / "best", {"model.safetensors": tensors}, {"score.json": score})
 
     def load_best(self, model):
         """Put the weights of the best epoch into the model; returns {"epoch", "score"}."""
         folder = find_folder(self.folder / "best", without_manifest="format" not in self.record())
         if folder is None:
-            raise UserError(f"{self.folder} has no complete epoch yet: train it first, without --checkpoint")
+            raise UserError(f"{self.folder} has no complete epoch yet: go on with it first, by {self.resume_flags}")
         tensors = read_tensors(folder / "model.safetensors")
         _check_finite(tensors)
         load_tuning(model, tensors, self.folder)
@@ -337,7 +358,7 @@ class Run:
             for name, tensor in read_tensors(folder / "model.safetensors").items():
                 total[name] = total.get(name, 0) + tensor.double()
             numbers.append(int(folder.name))
-        check(numbers, f"{self.folder} has kept no whole snapshot of its weights: train it first, without --checkpoint")
+        check(numbers, f"{self.folder} has kept no whole snapshot of its weights: train it again")
         load_tuning(model, {name: (tensor / len(numbers)).float() for name, tensor in total.items()}, self.folder)
         return numbers
 
@@ -446,6 +467,45 @@ def _newest(task_prefix, part=""):
     if not runs:
         raise UserError("there is no run to resume under runs/: leave --resume out, or name one with --run_dir")
     return max(runs, key=lambda path: path.stat().st_mtime).parents[1 if part else 0]
+
+
+# --- where its files are ----------------------------------------------------------------------------------------------
+
+
+def places_beside(folder, settings):
+    """{flag: where its file or folder is, as seen from the run's folder}: all that the run reads."""
+    places = {}
+    for group in dataclasses.fields(settings):
+        for setting in dataclasses.fields(group.type):
+            value = getattr(getattr(settings, group.name), setting.name)
+            if option(group.type, setting, "reads") and value:
+                with contextlib.suppress(ValueError):  # on another drive of Windows there is no way from here to there
+                    places[setting.name] = _each(value, lambda part: os.path.relpath(part, folder))
+    return places
+
+
+def find_again(folder, record):
+    """The record; of what it reads and is not where it was, the paths as seen from the run's folder, if it is there.
+
+    So a project, or a run with its data, can be moved as a whole, and used from any folder. (Whether data and base
+    model are those of the run, its own checks say.)
+    """
+    for values in record["settings"].values():
+        for name, place in record.get("places", {}).items():
+            old = values.get(name) if isinstance(values, dict) else None
+            new = _each(place, lambda part: os.path.normpath(os.path.join(folder, part)))
+            if isinstance(old, str) and not _exists(old) and _exists(new):
+                values[name] = new
+    return record
+
+
+def _each(paths, change):
+    """The path changed or, of two (SOURCE,TARGET), both."""
+    return ",".join(change(part) for part in paths.split(","))
+
+
+def _exists(paths):
+    return all(os.path.exists(part) for part in paths.split(","))
 
 
 # --- what a run depends on --------------------------------------------------------------------------------------------
