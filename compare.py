@@ -29,6 +29,7 @@ settings is refused.
 import argparse
 
 from cli.flags import FlagParser, parse_flags, settings_to_dict
+from cli.near import did_you_mean
 from cli.script import Stopped, finish_first, on_stop, run_script, say, start, stop_asked
 
 
@@ -60,7 +61,7 @@ from datasets import load_paraphrase_data, load_sonnets
 from datasets.sonnets import head_of
 from errors import UserError, check
 from evaluation import answer_token, chrf, mean_and_deviation, paired_bootstrap
-from files import read_text, write_text
+from files import read_text, where_it_may_be, write_text
 from handin.checks import check_answers, check_sonnets
 from training.runs import Run
 from tuning.register import default_learning_rate
@@ -70,6 +71,7 @@ COLUMNS = (
     *("score", "dev loss", "difference", "epochs", "initial train loss", "final train loss"),
     *("seconds", "seconds an epoch", "peak memory", "trained parameters"),
 )
+KEYS = {"task", "seeds", "columns", "flags", "variants", "mini"}  # of an experiment
 OWN = {"seed", "run_dir", "resume", "checkpoint", "settings"}  # flags that this script gives itself
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -153,6 +155,8 @@ def main(options):
     if options.dry_run:
         say(format_table({str(run.folder): run.state for run in runs}), end="")
         return
+    script = Path(f"{experiment.task.script}.py")
+    check(script.is_file(), f"{script} is not here: {where_it_may_be(script)}")
     on_stop(f"go on with the same command: what is trained is kept in {out}")
     for place, run in enumerate(runs, 1):
         say(f"{place} of {len(runs)}: {run.folder} ", end="")
@@ -173,9 +177,13 @@ def read_experiment(path, mini=False):
         values = tomllib.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no TOML ({error}): compare.py --help shows one") from error
-    unknown = values.keys() - {"task", "seeds", "columns", "flags", "variants", "mini"}
-    check(not unknown, f"{path}: unknown key {min(unknown, default='')}: compare.py --help lists them")
-    check(values.get("task") in list(TASKS), f"{path}: task must be one of {', '.join(TASKS)}")
+    unknown = values.keys() - KEYS
+    first = min(unknown, default="")
+    recipe = "variants" not in values and "task" not in values
+    advice = "a file of flags is for a script, by --settings" if recipe else "compare.py --help lists them"
+    check(not unknown, f"{path}: unknown key {first}: {advice}{did_you_mean(first, KEYS)}")
+    near = did_you_mean(str(values.get("task")), TASKS)
+    check(values.get("task") in list(TASKS), f"{path}: task must be one of {', '.join(TASKS)}{near}")
     task, small = TASKS[values["task"]], dict(_table(path, values, "mini")) if mini else {}
     check(not mini or small, f"{path} has no table [mini]: add one, or leave --mini out")
     variants = _table(path, values, "variants")

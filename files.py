@@ -61,14 +61,23 @@ def where_it_may_be(path):
     path, here = Path(path), Path.cwd()
     if not path.is_absolute() and here != PROJECT and (PROJECT / path).exists():
         return f"it is in the project's folder, so run from there: cd {PROJECT}"
-    if path.parts[:1] == ("data",) or path.absolute().parent == PROJECT / "data":
+    if near := _neighbour(path):
+        return f"did you mean {near}?"
+    if path.parent == Path("data") or path.absolute().parent == PROJECT / "data":
         sample = SAMPLE / path.name.replace("quora-", "para-")
         advice = f"`python {Path('data/download.py')}` gets the course's files"
         advice += f", {sample} is a small one to try" if (PROJECT / sample).exists() else ""
         return advice + (f"; run from the project's folder: cd {PROJECT}" if here != PROJECT else "")
-    names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.8)
-    return f"did you mean {path.with_name(near[0])}?" if near else "check the path"
+    return "check the path"
+
+
+def _neighbour(path):
+    """The file or folder beside a path whose name is most like its own, whatever it ends with; None: none is."""
+    with contextlib.suppress(OSError):
+        siblings = [other for other in sorted(path.parent.iterdir()) if other.name != path.name]
+        others = {other.stem.replace("_", "-"): other for other in siblings}
+        near = difflib.get_close_matches(path.stem.replace("_", "-"), others, n=1, cutoff=0.9)
+        return others[near[0]] if near else None
 
 
 def _not_utf8(path, byte):

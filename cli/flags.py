@@ -196,9 +196,13 @@ class FlagParser(argparse.ArgumentParser):
 
     def _meant(self, message):
         """A question for what the message complains of, or nothing."""
-        if unknown := re.match(r"unrecognized arguments: .*?--([\w-]+)", message):
+        if unknown := re.match(r"unrecognized arguments: (?:.*?--|-?)([\w-]+)", message):
             names = [spelling[2:] for spelling in self._option_string_actions if spelling.startswith("--")]
+            if unknown[1].lower() in ("true", "false", "yes", "no", "1", "0"):
+                return "; a switch takes no value: type it, or leave it out"
             return did_you_mean(unknown[1], names, self.elsewhere, "--")
+        if wrong := re.match(r"argument .*: invalid (int|float) value", message):
+            return {"int": "; give a whole number", "float": "; give a number such as 0.1 or 5e-5"}[wrong[1]]
         if wrong := re.match(r"argument ([\w-]+).*?: invalid choice: '?(.*?)'? \(choose from ", message):
             actions = [action for action in self._actions if wrong[1] in (*action.option_strings, action.dest)]
             return did_you_mean(wrong[2], [str(choice) for choice in actions[0].choices]) if actions else ""
@@ -448,7 +452,8 @@ def _refuse_idle_in(saved, settings, how):
             continue
         group, setting = everything[requires[0]]
         known = saved.get(groups[requires[0]], {})
-        if how.ignores(group, setting) or requires[0] not in known or _family(group, setting) & how.given:
+        typed = ({setting.name} | _family(group, setting)) & how.given
+        if typed or how.ignores(group, setting) or setting.name not in known:
             continue  # then the flags say it, and were checked
         if not set(_chosen(group, setting, known)) & set(requires[1:]):
             free = how.is_free(group, setting)

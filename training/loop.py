@@ -139,7 +139,8 @@ class TrainingLoop:
                 if any(requests):
                     self._keep(random_states(gather_object, self.accelerator))
                     _stop_if_asked(requests[1])
-        check(progress.epoch_count, "not one step of the epoch had a finite loss: lower --lr, or try --precision fp32")
+        if not progress.epoch_count:
+            raise self._diverged(f"not one step of epoch {epoch} had a finite loss")
         return progress.epoch_loss / progress.epoch_count
 
     def _show(self, bar, line):

@@ -455,7 +455,8 @@ def _saved_run(task, run, settings, given):
     source = run
     if run.part and not (run.folder / "settings.json").exists():
         others = sorted(path.parent for path in run.home.glob("*/settings.json"))
-        check(others, f"{run.home} is no run folder of {task}.py: it has no {run.part}/settings.json")
+        no_run = f"{run.home} is no run folder of {task}.py: it has no {run.part}/settings.json"
+        check(others, f"{no_run}; give one that {task}.py has made")
         source = Run(others[0], part=others[0].name)
         run.resumed = run.predicting
     how = GoingOn(str(source.folder), given, predicting=run.predicting, diverged=source.diverged.exists())
