@@ -444,6 +444,7 @@ def open_run(task, name, settings, given, part=""):
         return _saved_run(task, Run(home / part, True, part=part), settings, given)
     if flags.run_dir:
         folder = Path(flags.run_dir, part)
+        check(not Path(flags.run_dir).is_file(), f"--run_dir {flags.run_dir} is a file: give a folder, or a new name")
         if (folder / "settings.json").exists():
             raise UserError(f"{folder} holds a run already: continue it with --resume, or choose another --run_dir")
         return Run(folder, part=part), settings
