@@ -48,6 +48,8 @@ from cli.tables import format_table
 from comparison.experiment import plan, read_experiment
 from comparison.running import check_recorded, check_same_dev, make_all, same_precision
 from comparison.table import write_tables
+from errors import check
+from files import where_it_may_be
 
 
 def main(options):
@@ -63,6 +65,8 @@ def main(options):
     if options.dry_run:
         say(format_table({str(run.folder): run.state for run in runs}), end="")
         return
+    script = Path(f"{experiment.task.script}.py")
+    check(script.is_file(), f"{script} is not here: {where_it_may_be(script)}")
     experiment.task.gold(runs[0].settings)  # what the table needs at the end: told now
     on_stop(f"go on with the same command: what is trained is kept in {out}")
     make_all(runs, options.parallel)

@@ -24,7 +24,7 @@ def parse(arguments=None):
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("show", "switch", "merge", "export", "import"))
     parser.add_argument("source", help="a run folder; for import a peft folder")
-    parser.add_argument("others", nargs="*", help="switch: more run folders, on the same base model")
+    parser.add_argument("others", nargs="*", default=[], help="switch: more run folders, on the same base model")
     parser.add_argument("--out", help="merge, export: the folder to write")
     parser.add_argument("--run_dir", help="import: the run folder to make")
     parser.add_argument("--task", choices=TASKS, default=TASKS[0], help="import: the script of the run")

@@ -1,6 +1,7 @@
 """Files: read with clear errors, written whole or not at all, and on the disk before they count as written."""
 
 import contextlib
+import difflib
 import gzip
 import json
 import os
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from errors import UserError, check
 
+PROJECT = Path(__file__).resolve().parent  # where the scripts' default paths count from
+SAMPLE = Path("data/sample")
 LONGEST_NAME = 255  # bytes of a file's name on nearly every file system
 SAMPLE = 2**16  # bytes by which an encoding is told
 
@@ -45,8 +48,8 @@ def _reading(path):
         yield
     except FileNotFoundError as error:
         other = in_another_form(path)
-        known = f"; {other!r} is there in another Unicode form: type it with the Tab key" if other else ""
-        raise UserError(f"{path} does not exist: check the path, or put the course's file there{known}") from error
+        known = f"{other!r} is there in another Unicode form: type it with the Tab key" if other else ""
+        raise UserError(f"{path} does not exist: {known or where_it_may_be(path)}") from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder: give the file itself") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -55,6 +58,30 @@ def _reading(path):
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from error
     except UnicodeDecodeError as error:
         raise not_utf8(path, error) from error
+
+
+def where_it_may_be(path):
+    """What to do about a file or folder that is not there: the end of a message."""
+    path, here = Path(path), Path.cwd()
+    if not path.is_absolute() and here != PROJECT and (PROJECT / path).exists():
+        return f"it is in the project's folder, so run from there: cd {PROJECT}"
+    if near := _neighbour(path):
+        return f"did you mean {near}?"
+    if path.parent == Path("data") or path.absolute().parent == PROJECT / "data":
+        sample = SAMPLE / path.name.replace("quora-", "para-")
+        advice = f"`python {Path('data/download.py')}` gets the course's files"
+        advice += f", {sample} is a small one to try" if (PROJECT / sample).exists() else ""
+        return advice + (f"; run from the project's folder: cd {PROJECT}" if here != PROJECT else "")
+    return "check the path"
+
+
+def _neighbour(path):
+    """The file or folder beside a path whose name is most like its own, whatever it ends with; None: none is."""
+    with contextlib.suppress(OSError):
+        siblings = [other for other in sorted(path.parent.iterdir()) if other.name != path.name]
+        others = {other.stem.replace("_", "-"): other for other in siblings}
+        near = difflib.get_close_matches(path.stem.replace("_", "-"), others, n=1, cutoff=0.9)
+        return others[near[0]] if near else None
 
 
 def not_utf8(path, error, start=0):

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.flags import parse_flags, refuse_training_flags
+from cli.near import did_you_mean
 from comparison.tasks import TASKS, ComparedTask, course_files, sample_files
 from errors import UserError, check
 from files import read_text
@@ -95,8 +96,11 @@ def read_experiment(path, mini=False, data=None):
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no TOML ({error}): compare.py --help shows one") from error
     unknown = min(values.keys() - set(KEYS), default=None)
-    check(unknown is None, f"{path}: unknown key {unknown}: compare.py --help lists them")
-    check(values.get("task") in list(TASKS), f"{path}: task must be one of {', '.join(TASKS)}")
+    recipe = "variants" not in values and "task" not in values
+    advice = "a file of flags is for a script, by --settings" if recipe else "compare.py --help lists them"
+    check(unknown is None, f"{path}: unknown key {unknown}: {advice}{did_you_mean(str(unknown), KEYS)}")
+    near = did_you_mean(str(values.get("task")), TASKS)
+    check(values.get("task") in list(TASKS), f"{path}: task must be one of {', '.join(TASKS)}{near}")
     task = TASKS[values["task"]]
     check(not mini or "mini" in values, f"{path} has no table [mini]: add one, or leave --mini out")
     variants = _variants(path, values)

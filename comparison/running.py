@@ -22,6 +22,7 @@ def check_recorded(run):
     if run.checkpoint:
         _check_arguments(run)
         return
+    own = run.task.own_flags(run.folder).keys() - {"only"}
     recorded = Run(run.record_folder).record(run.task.script)["settings"]
     asked = settings_to_dict(run.settings)
     if asked["training"]["lr"] is None:
@@ -34,7 +35,7 @@ def check_recorded(run):
         for name, value in values.items():
             value = list(value) if isinstance(value, tuple) else value
             known = recorded.get(group, {}).get(name)
-            same = known == value or name in ("run_dir", "resume")
+            same = known == value or name in ("run_dir", "resume", *own)  # the folder may have been moved
             check(
                 same,
                 f"{run.folder} was trained with {name} = {known}, the experiment asks for {value}: "

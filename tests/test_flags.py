@@ -111,6 +111,9 @@ IN_BOTH += [
 ADD_IT = "add it, or leave the flag out"
 
 
+HELP = "(--help lists the flags)"
+
+
 IN_SONNETS = [
     ("--temperature -1", "--temperature must be 0 (greedy) or more, got -1.0"),
     ("--top_p 0", "--top_p must be in (0, 1], got 0.0"),
@@ -241,11 +244,20 @@ def test_targets_are_listed_once():
     "arguments, message",
     [
         (["--no_such_flag"], "unrecognized arguments: --no_such_flag (--help lists the flags)"),
-        (["--epoch", "3"], "unrecognized arguments: --epoch 3 (--help lists the flags)"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch 3; did you mean --epochs? (--help lists the flags)"),
         (["stray"], "unrecognized arguments: stray (--help lists the flags)"),
-        (["--epochs", "ten"], "argument --epochs: invalid int value: 'ten' (--help lists the flags)"),
-        (["--epochs", "1.5"], "argument --epochs: invalid int value: '1.5' (--help lists the flags)"),
-        (["--lr", "fast"], "argument --lr: invalid float value: 'fast' (--help lists the flags)"),
+        (
+            ["--epochs", "ten"],
+            "argument --epochs: invalid int value: 'ten'; give a whole number (--help lists the flags)",
+        ),
+        (
+            ["--epochs", "1.5"],
+            "argument --epochs: invalid int value: '1.5'; give a whole number (--help lists the flags)",
+        ),
+        (
+            ["--lr", "fast"],
+            "argument --lr: invalid float value: 'fast'; give a number such as 0.1 or 5e-5 (--help lists the flags)",
+        ),
         (["--epochs"], "argument --epochs: expected one argument (--help lists the flags)"),
     ],
 )

@@ -18,7 +18,7 @@ from tests.inputs import ROOT, check_prediction_file, run, without, write_pairs
 from training.runs import Run
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("method", [*TUNING_METHODS, "ptuning --ptuning_encoder lstm"])
 def test_every_method_goes_through_both_scripts_and_back(sonnet_flags, pair_flags, tmp_path, method, precision):
     """Trained, generated with, kept, and loaded again to the same predictions."""

@@ -16,10 +16,12 @@ from cli.script import say
 from config import DROPOUTS, MODEL_SIZES
 from datasets import LengthGroupedBatches, load_tokenizer
 from errors import UserError, check
+from files import where_it_may_be
 from formats.hub import find_model
 from models.gpt2 import GPT2Model
 from modules.packed import pack
 from training.figures import record_of, table_of
+from training.fp16 import HalfAccelerator
 from training.loop import TrainingLoop, total_steps
 from training.processes import check_same_everywhere, in_first_process
 from training.randomness import seed_everything
@@ -32,6 +34,8 @@ OLDEST_TORCH = (2, 8)
 # What accelerate would take from the environment over a run's own settings.
 FOREIGN_SETTINGS = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_MIXED_PRECISION"}
 FOREIGN_SETTINGS |= {"ACCELERATE_USE_FSDP"}
+PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}  # what accelerate calls them: what --precision does
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
 
 
@@ -129,7 +133,7 @@ def open_session(task, settings, given, prefix, part=""):
     accelerator = make_accelerator(options, insist="use_gpu" in given)
     if options.shard:
         check_shard(settings, accelerator)
-    options.precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+    options.precision = PRECISIONS[accelerator.mixed_precision]
     run, settings = in_first_process(lambda: (run, settings))  # the first process's choice of a folder is everyone's
     return Session(task, run, settings, accelerator)
 
@@ -153,15 +157,23 @@ def make_accelerator(settings, insist=True):
     device = "cpu" if not (settings.use_gpu and has_gpu) else "cuda" if torch.cuda.is_available() else "mps"
     precision = settings.precision
     if precision == "auto":
-        precision = "bf16" if has_native_bf16(device) else "fp32"
+        precision = auto_precision(device)
     for name in FOREIGN_SETTINGS & os.environ.keys():
         del os.environ[name]
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    if precision == "fp16":
+        accelerator = HalfAccelerator(cpu=device == "cpu")
+    else:
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
     why = (
         "asked for" if settings.precision != "auto" else "native here" if precision == "bf16" else "no native bf16 here"
     )
     say(f"device {accelerator.device}, precision {precision} ({why}), {accelerator.num_processes} process(es)")
     return accelerator
+
+
+def auto_precision(device):
+    """What --precision auto takes. CUDA without native bf16 (before compute capability 8.0: T4, V100) has fp16."""
+    return "bf16" if has_native_bf16(device) else "fp16" if device == "cuda" else "fp32"
 
 
 def has_native_bf16(device):
@@ -219,9 +231,9 @@ class Assembly:
         merge(self.gpt2, self.methods)
 
     def cast_for_prediction(self, precision):
-        """For the end, when nothing is trained any more. precision: "fp32" (nothing to do) or "bf16"."""
-        if precision == "bf16":
-            cast_for_prediction(self.gpt2, torch.bfloat16)
+        """For the end, when nothing is trained any more. precision: "fp32" (nothing to do), "bf16" or "fp16"."""
+        if precision in HALF:
+            cast_for_prediction(self.gpt2, HALF[precision])
 
     def pack_for_writing(self, rows):
         """For the end, likewise, and after any cast: returns the head that decoders take, or None where the plain parts
@@ -233,7 +245,8 @@ def base_folder(model):
     """Where the base model that the settings (ModelSettings) name lies. Raises UserError."""
     path = model.model_path
     if path is not None and not Path(path).is_dir():
-        raise UserError(f"--model_path: {path} is no folder; give one with config.json and model.safetensors")
+        wanted = "give one with config.json and model.safetensors"
+        raise UserError(f"--model_path: {path} is no folder; {wanted}: {where_it_may_be(path)}")
     if path in MODEL_SIZES:  # a folder of such a name: the bare name would mean the hub's
         return Path(path).absolute()
     return Path(path) if path else find_model(model.model_size)
@@ -258,8 +271,8 @@ def assemble(settings, with_tokenizer=True):
     attach(gpt2, methods)
     if settings.frozen:
         freeze(gpt2, methods)
-    if (methods or settings.frozen) and settings.training.precision == "bf16":
-        cast_frozen(gpt2, torch.bfloat16)
+    if (methods or settings.frozen) and settings.training.precision in HALF:
+        cast_frozen(gpt2, HALF[settings.training.precision])
     return Assembly(gpt2, tokenizer, methods, base, folder)
 
 

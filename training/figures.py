@@ -39,6 +39,8 @@ def record_of(session, model, best):
         "code": code_version(),
         "trained parameters": trained,
         "parameters": total,
+        "steps": sum("step" in line for line in run.lines()),
+        "skipped steps": sum("skipped" in line for line in run.lines()),
         "epochs": len(epochs),
         "best epoch": best["epoch"],
         "best score": best["score"],
@@ -70,6 +72,8 @@ def table_of(record):
         first, last = record["initial train loss"], record["final train loss"]
         lines["train loss"] = f"{first:.4f} in the first epoch, {last:.4f} in the last"
         lines["training time"] = f"{in_words(record['seconds'])} ({record['seconds an epoch']:.1f} s an epoch)"
+    if record["skipped steps"] or record["precision"] == "fp16":
+        lines["skipped steps"] = f"{record['skipped steps']} of {record['steps']} (their numbers were not finite)"
     return lines
 
 

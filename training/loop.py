@@ -5,6 +5,8 @@ progress bar. Distribution and mixed precision come from accelerate.
 
 Where training stands is kept after every epoch, every --save_minutes and at a stop; a run that goes on from there takes
 the very steps that it would have taken: the same batches, dropout, learning rates.
+
+In fp16 the loss is scaled, and a step whose gradient overflows is left out (training/fp16.py).
 """
 
 import contextlib
@@ -21,6 +23,7 @@ from datasets.batching import IDLE, rows_of, split_batch
 from errors import Diverged, check, is_out_of_memory
 from files import write_json
 from optimizer import AdamW, parameter_groups
+from training.fp16 import SMALLEST, START, adapted
 from training.pace import Pace, in_words
 from training.processes import sum_over_processes
 from training.randomness import random_states, restore_random_states, seed_everything
@@ -33,7 +36,8 @@ MOST_BAD_STEPS = 3  # in a row; then the run ends
 class TrainingLoop:
     """settings: TrainingSettings, lr included. run: where it is kept (Run). accelerator: accelerate's Accelerator.
 
-    after_step(step, total_steps): called after every optimizer step, counted from 1, before its gradients are cleared.
+    after_step(step, total_steps): called after every optimizer step, counted from 1 (without those that overflowed in
+    fp16), before its gradients are cleared.
     """
 
     def __init__(self, model, settings, run, accelerator, after_step=None):
@@ -45,6 +49,9 @@ class TrainingLoop:
         self.optimizer = AdamW(groups, lr=settings.lr, betas=(0.9, settings.beta2))
         put_moments(self.model, self.optimizer, moments, self.progress.updates)
         self.after_step = after_step
+        self.in_fp16 = accelerator.mixed_precision == "fp16"
+        if self.in_fp16 and not self.progress.step:
+            self.progress.loss_scale = START
         self.kept_at = time.monotonic()
 
     def fit(self, batches, loss_fn, evaluate):
@@ -140,13 +147,14 @@ class TrainingLoop:
                 if any(requests):
                     self._keep(random_states(gather_object, self.accelerator))
                     _stop_if_asked(requests[1])
-        check(progress.epoch_count, "not one step of the epoch had a finite loss: lower --lr, or try --precision fp32")
+        if not progress.epoch_count:
+            raise self._diverged(f"not one step of epoch {epoch} had a finite loss")
         return progress.epoch_loss / progress.epoch_count
 
     def _show(self, bar, line):
         """The step's line beside the bar, and how long the whole run will take."""
         left = self.pace.left(self.progress.step)
-        shown = {name: f"{value:.4g}" for name, value in line.items() if name != "skipped"}
+        shown = {name: f"{value:.4g}" for name, value in line.items() if name not in ("skipped", "loss scale")}
         bar.set_postfix(shown | ({"left": in_words(left)} if left else {}))
         bar.update()
         self.pace.tell(self.progress.step, line.get("loss", math.nan))
@@ -155,26 +163,47 @@ class TrainingLoop:
         """One optimizer step: (its line in the metrics, (whether to keep the state, the signal that has come or 0))."""
         progress, total_steps = self.progress, self.run.total_steps
         loss, count, *requests = self._accumulate(micro_batches, loss_fn)
-        rate = self.settings.lr * learning_rate_factor(progress.step, total_steps, self.settings)
-        norm = scale_gradients(self.optimizer, 1 / count, self.settings.max_grad_norm)
+        rate = self.settings.lr * learning_rate_factor(progress.scheduled, total_steps, self.settings)
+        norm = scale_gradients(self.optimizer, 1 / (count * progress.loss_scale), self.settings.max_grad_norm)
         progress.step += 1
         progress.epoch_step += 1
-        if math.isfinite(loss) and math.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
-            progress.updates += 1
-            progress.bad_steps = 0
-            if self.after_step is not None:
-                self.after_step(progress.step, total_steps)
+        line = {"loss": loss / count, "lr": rate} | ({"loss scale": progress.loss_scale} if self.in_fp16 else {})
+        if math.isfinite(loss) and (math.isfinite(norm) or self.in_fp16):
+            if math.isfinite(norm):
+                self._update(rate)
+            else:
+                line["skipped"] = self._count_overflow()
             progress.epoch_loss, progress.epoch_count = progress.epoch_loss + loss, progress.epoch_count + count
-            line = {"loss": loss / count, "lr": rate}
         else:
             what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
             line = {"skipped": what, "lr": rate}
             self._count_bad_step(what, micro_batches)
         self.optimizer.zero_grad(set_to_none=True)
         return line, requests
+
+    def _update(self, rate):
+        """Take the step, its gradients being finite."""
+        progress = self.progress
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        progress.updates += 1
+        progress.bad_steps = 0
+        if self.in_fp16:
+            progress.loss_scale, progress.steady_steps = adapted(progress.loss_scale, progress.steady_steps, False)
+        if self.after_step is not None:
+            self.after_step(progress.scheduled, self.run.total_steps)
+
+    def _count_overflow(self):
+        """A step whose gradient overflows fp16 is left out, and the next ones are scaled less: no bad number."""
+        progress, scale = self.progress, self.progress.loss_scale
+        what = f"the gradient overflows fp16 at a loss scale of {scale:g}"
+        progress.loss_scale, progress.steady_steps = adapted(scale, progress.steady_steps, True)
+        progress.overflows += 1
+        if progress.loss_scale < SMALLEST:
+            raise self._diverged(f"{what} at step {progress.step}, the smallest there is")
+        say(f"step {progress.step} is left out: {what}; from now on {progress.loss_scale:g}")
+        return what
 
     def _count_bad_step(self, what, micro_batches):
         """A step whose numbers are not finite changes nothing. Three in a row end the run."""
@@ -222,7 +251,7 @@ class TrainingLoop:
                 loss, count = loss_fn(self.model, to_device(part, device))
                 if IDLE in part:
                     loss, count = 0 * loss, 0
-                self.accelerator.backward(loss)
+                self.accelerator.backward(loss * self.progress.loss_scale)
                 totals += torch.stack([loss.detach(), torch.as_tensor(count, device=loss.device)]).to(totals)
         except (RuntimeError, MemoryError) as error:
             if self.settings.shard or not is_out_of_memory(error):  # sharded, the others are amid the same pass

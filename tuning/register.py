@@ -68,7 +68,7 @@ def lora_biases(gpt2, settings):
 def top_layers(gpt2, settings):
     """The last layers as they are (the FT-Top2 of Hu et al. 2021, section 5.1). Raises UserError."""
     count, layers = settings.top_layers_count, len(gpt2.gpt_layers)
-    check(count <= layers, f"--top_layers_count {count}: the model has {layers} layers")
+    check(count <= layers, f"--top_layers_count {count}: the model has {layers} layers; give at most so many")
     return list(gpt2.gpt_layers[layers - count :].parameters())
 
 
