@@ -43,7 +43,7 @@ FLOORS = (  # from the top; a file may import from its own floor's folder and fr
     ("config",),
     ("cli",),
     ("files",),
-    ("errors",),
+    ("errors", "namesake"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
 OUTSIDE = ("benchmarks", "data", "tests", "predictions", "docs", "runs")  # these stand before the house

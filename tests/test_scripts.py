@@ -127,12 +127,6 @@ def test_no_task_needs_a_network(request, tmp_path, script):
     assert list((tmp_path / "run").rglob("best/model.safetensors")) and list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.slow
-def test_the_datasets_folder_hides_nobody_elses_imports():
-    code = "import transformers, accelerate, peft, datasets; assert datasets.load_sonnets; peft.LoraConfig()"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
 def test_the_courses_imports_work():
     code = (
         "from models.gpt2 import GPT2Model; from optimizer import AdamW; from evaluation import model_eval_paraphrase;"
