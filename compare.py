@@ -66,7 +66,7 @@ def main(options):
         say(format_table({str(run.folder): run.state for run in runs}), end="")
         return
     script = Path(f"{experiment.task.script}.py")
-    check(script.is_file(), f"{script} is not here: {where_it_may_be(script)}")
+    check(script.is_file() or all(run.done for run in runs), f"{script} is not here: {where_it_may_be(script)}")
     experiment.task.gold(runs[0].settings)  # what the table needs at the end: told now
     on_stop(f"go on with the same command: what is trained is kept in {out}")
     make_all(runs, options.parallel)

@@ -14,7 +14,8 @@ import paraphrase_detection
 import report
 import sonnet_generation
 from cli.flags import parse_flags
-from config import TranslationSettings
+from comparison.experiment import plan, read_experiment
+from config import ParaphraseSettings, TranslationSettings
 from tests.inputs import run, write_pairs, write_sentiment, write_sonnets
 from tests.tiny import forget_accelerate_state
 from training.runs import Run, find_again, places_beside
@@ -114,10 +115,10 @@ def test_moved_runs_are_compared(project, tmp_path, capsys):
     (project / "two.toml").write_text(
         f'task = "pairs"\nseeds = [1]\n[flags]\n{flags}lr = 1e-3\n[variants.lora]\nlora = true\n[variants.full]\n'
     )
-    experiment = compare.read_experiment(project / "two.toml")
-    for planned in compare.plan(experiment, project / "two.toml", project / "old"):
+    experiment = read_experiment(project / "two.toml")
+    for planned in plan(experiment, project / "two.toml", project / "old"):
         forget_accelerate_state()
-        paraphrase_detection.main(*parse_flags(compare.ParaphraseSettings, planned.arguments))
+        paraphrase_detection.main(*parse_flags(ParaphraseSettings, planned.arguments))
     os.rename(project / "old", project / "new")
     capsys.readouterr()
     compare.main(compare.parse(["two.toml", "--out", "new"]))

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-import compare
 import exchange
 import submission
 from cli.flags import parse_flags
 from cli.near import nearest
+from comparison.experiment import plan, read_experiment
 from config import (
     ClassifierSettings,
     ParaphraseSettings,
@@ -113,7 +113,7 @@ EXPERIMENT = 'task = "pairs"\nseeds = [1]\n[flags]\nepochs = 1\n[variants.a]\n'
     "old, new, message",
     [
         ("seeds", "sedes", "unknown key sedes: compare.py --help lists them; did you mean seeds?"),
-        ('"pairs"', '"pair"', "task must be one of sonnets, pairs; did you mean pairs?"),
+        ('"pairs"', '"pair"', "task must be one of sonnets, pairs, sst, cfimdb, translation; did you mean pairs?"),
         ("epochs", "epoch", "a: unrecognized arguments: --epoch=1; did you mean --epochs?"),
         (EXPERIMENT, "lora = true\n", "unknown key lora: a file of flags is for a script, by --settings"),
     ],
@@ -122,7 +122,7 @@ def test_a_key_of_an_experiment(tmp_path, old, new, message):
     path = tmp_path / "a.toml"
     path.write_text(EXPERIMENT.replace(old, new))
     with pytest.raises(UserError) as error:
-        compare.plan(compare.read_experiment(path), path, tmp_path)
+        plan(read_experiment(path), path, tmp_path)
     assert message in str(error.value)
 
 
