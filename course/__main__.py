@@ -98,11 +98,7 @@ def grade(folder, options):
         one = len(trees) == 1
         check(one or not options.gradescope, "--gradescope is for one tree, not for a folder of students")
         say(f"seed {seed}; {running.protections()}")
-        students = {}
-        for name, tree in trees.items():
-            students[name] = grading.grade_tree(tree, exercises, seed, limits)
-            total = grading.table_of(students[name])["all"]
-            say(f"{name}: {total['points']} of {total['of']} points")
+        students = grading.grade_trees(trees, exercises, seed, limits, say)
     except UserError as error:
         if not options.gradescope:
             raise

@@ -31,14 +31,20 @@ class Result:
         return self.most if self.message is None else 0
 
 
-def grade_tree(tree, exercises, seed, limits):
-    """[Result] of a student's tree, in the order of the table. The tree is only read."""
+def grade_trees(trees, exercises, seed, limits, say):
+    """{student: [Result]}, in the order of the table. trees: {student: folder}, only read. say: told of each result."""
+    students = {}
     with launched() as launcher:
-        return [result for exercise in exercises for result in grade_exercise(tree, exercise, seed, limits, launcher)]
+        for name, tree in trees.items():
+            graded = [grade_exercise(tree, exercise, seed, limits, launcher) for exercise in exercises]
+            students[name] = [result for results in graded for result in results]
+            total = table_of(students[name])["all"]
+            say(f"{name}: {total['points']} of {total['of']} points")
+    return students
 
 
 def grade_exercise(tree, exercise, seed, limits, launcher):
-    """[Result] of one exercise."""
+    """[Result] of one exercise. launcher: as from `course.running.launched`."""
     try:
         files = {file: _read(Path(tree), file) for file in exercise.files}
     except UserError as error:

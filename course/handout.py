@@ -137,7 +137,7 @@ def readme(exercises):
         needs = f" (after {', '.join(exercise.needs)})" if exercise.needs else ""
         what = f"{exercise.title}{needs}. {exercise.paper}"
         rows.append(f"| {exercise.week} | `{exercise.name}` | {what} | {where} | {exercise.points} |")
-    withheld = ", ".join(sorted({f"`{name.split('.')[0]}`" for e in exercises for _, name in e.withheld}))
+    withheld = ", ".join(sorted({f"`{name}`" for e in exercises for _, name in e.withheld}))
     text = (STUDENT / "README.md").read_text(encoding="utf-8")
     total = sum(exercise.points for exercise in exercises)
     values = {"TABLE": "\n".join(rows), "TOTAL": str(total), "WITHHELD": withheld, "FIRST": exercises[0].name}

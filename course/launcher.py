@@ -48,6 +48,8 @@ class Launcher:
 
     def run(self, order, seconds):
         """Carry out an order (a path), and return in a student's words why the process ended."""
+        if self.process is not None and self._reply(0):
+            self._end()  # it has said what nobody asked for
         if self.process is None:
             self._start()
         try:
@@ -79,7 +81,7 @@ class Launcher:
                 start_new_session=True,
             )
         os.close(writing)
-        self.replies = os.fdopen(reading)
+        self.replies = reading
         if self._reply(START_SECONDS) == "ready":
             self._send(self.trial)
         if self._reply(START_SECONDS) != "0":
@@ -96,18 +98,21 @@ class Launcher:
     def _reply(self, seconds):
         """The next line from the worker; "" where none comes in this time, or ever."""
         ready, _, _ = select.select([self.replies], [], [], seconds)
-        return self.replies.readline().strip() if ready else ""
+        return os.read(self.replies, 64).decode(errors="replace").strip() if ready else ""
 
     def _watch(self, seconds):
         """Wait until there is a reply. Returns why the child was killed, or None where it ended by itself."""
         end, self.family = time.monotonic() + seconds, set()
         while not select.select([self.replies], [], [], 0.05)[0]:
             self.family |= self._children()
-            late, many = time.monotonic() > end, sum(child.is_running() for child in self.family) > MOST_PROCESSES
-            if late or many:
+            fault = None
+            if sum(child.is_running() for child in self.family) > MOST_PROCESSES:
+                fault = f"stopped: your code started more than {MOST_PROCESSES} processes"
+            elif time.monotonic() > end:
+                fault = f"stopped after {seconds:.0f} seconds: an endless loop?"
+            if fault:
                 self._kill_children()
-                too_long = f"stopped after {seconds:.0f} seconds: an endless loop?"
-                return too_long if late else f"stopped: your code started more than {MOST_PROCESSES} processes"
+                return fault
         return None
 
     def _children(self):
@@ -138,7 +143,7 @@ class Launcher:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-            self.replies.close()
+            os.close(self.replies)
             self.process = None
 
 

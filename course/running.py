@@ -18,9 +18,7 @@ from course.cutting import take_out
 from course.exercises import ROOT, load_exercises
 from course.launcher import Launcher, can_isolate
 from course.sandbox import landlock_version
-from errors import UserError
 from handin.bundle import files_to_pack
-from handin.checks import read_hand_in
 
 MOST_ANSWERS = 8 * 2**20  # bytes
 MOST_FILE = 16 * 2**20
@@ -38,10 +36,9 @@ class Limits:
 def protections():
     """What holds a student's process on this machine, in words."""
     version = landlock_version()
-    network = (
-        "none (a namespace of its own)" if can_isolate() else "no TCP (Landlock)" if version >= 4 else "NOT BLOCKED"
-    )
-    files = "the scratch folder alone can be written (Landlock)" if version else "NOT HELD: a copy is all that protects"
+    otherwise = "no TCP (Landlock)" if version >= 4 else "NOT BLOCKED"
+    network = "none (a namespace of its own)" if can_isolate() else otherwise
+    files = "a scratch folder alone can be written (Landlock)" if version else "NOT HELD: a copy is all that protects"
     return f"network: {network}; files: {files}"
 
 
@@ -71,8 +68,9 @@ def run_tests(exercise, files, seed, limits, launcher):
         with scratch_folder() as scratch:
             lay_out(scratch, exercise, files)
             order = order_of(scratch, exercise.name, left, seed, Limits(seconds, limits.memory))
-            fault = launcher.run(order, seconds)
-            given = _read_answers(scratch / "answers")
+            with open(scratch / "answers", "w+b") as file:  # held open: what is answered stays, even if it is deleted
+                fault = launcher.run(order, seconds)
+                given = _answers_in(file)
         answers |= {test: given[test] for test in left if test in given}
         left = [test for test in left if test not in given]
         if left:
@@ -123,10 +121,8 @@ def without(exercise, file, source):
     """A file of the reference without an exercise's solution."""
     if exercise is None:
         return source
-    bodies = exercise.named(("write", "withheld"), file)
-    return (
-        take_out(source, dict.fromkeys(bodies, exercise.name), exercise.named(("remove",), file)) if bodies else source
-    )
+    bodies, helpers = exercise.named(("write", "withheld"), file), exercise.named(("remove",), file)
+    return take_out(source, dict.fromkeys(bodies, exercise.name), helpers) if bodies else source
 
 
 def _put(path, text):
@@ -134,14 +130,11 @@ def _put(path, text):
     path.write_text(text, encoding="utf-8")
 
 
-def _read_answers(path):
+def _answers_in(file):
     """{test: answer}, of the lines that can be read."""
+    file.seek(0)
     answers = {}
-    try:
-        lines = read_hand_in(path, MOST_ANSWERS).splitlines()
-    except UserError:  # no answer, or no file that the worker wrote
-        return answers
-    for line in lines:
+    for line in file.read(MOST_ANSWERS).decode("utf-8", errors="replace").split("\n"):
         try:
             entry = json.loads(line)
             answers.setdefault(entry["test"], entry["given"])

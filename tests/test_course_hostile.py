@@ -27,15 +27,15 @@ def launcher():
             "import time, os\nfor _ in range(100): os.fork() or time.sleep(100)\ntime.sleep(100)",
             "more than 32 processes",
         ),
-        ("import shutil; shutil.rmtree('..', ignore_errors=True)\nraise ValueError('deleted')", "no answer"),
+        ("import shutil; shutil.rmtree('..', ignore_errors=True)\nraise ValueError('deleted')", "deleted"),
         ("class Bad:\n    shape = 1\nreturn Bad()", "Error"),
     ],
     ids=["hangs", "exits", "sys.exit", "kills its group", "kills its parent", "memory", "forks", "deletes", "object"],
 )
 def test_a_hostile_tree_gets_its_points_for_what_passes(code, message, tmp_path, launcher):
-    found = messages(hostile(tmp_path, code), "mask", launcher, seconds=4, memory=2)
-    assert [found[test] for test in ("left_padding", "right_padding", "cached")] == [None] * 3 or message == "no answer"
-    assert message in found["padded_rows"] or message == "no answer", found
+    found = messages(hostile(tmp_path, code), "mask", launcher, seconds=5 if "pass" in code else 60, memory=2)
+    assert [found[test] for test in ("left_padding", "right_padding", "cached")] == [None] * 3
+    assert message in found["padded_rows"], found
     assert set(messages(write_tree(tmp_path / "good"), "mask", launcher).values()) == {None}  # the next one is graded
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).resolve().parents[2]  # of the project that is run; course/worker.py changes it
 FILES = ("model", "training", "reading", "tuning")
 TOLERANCE = 3e-5
 MOST_NUMBERS = 20_000  # of a tensor that is kept
@@ -85,13 +86,12 @@ def _plain(value):
 
 
 def _told(error):
-    """An error in a line, with the last line of the project that it went through."""
-    root = Path.cwd()
-    frames = traceback.extract_tb(error.__traceback__)
-    frames = [
-        f
-        for f in frames
-        if Path(f.filename).is_relative_to(root) and "course" not in Path(f.filename).relative_to(root).parts[:1]
-    ]
+    """An error in a line, with the last line of the student's that it went through."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_students(Path(frame.filename))]
     place = f", in {frames[-1].name}: {frames[-1].line}" if frames else ""
     return f"{type(error).__name__}: {str(error)[:200]}{place[:200]}"
+
+
+def _is_students(path):
+    """Whether a file is of the project, and neither of course/ nor of a virtual environment in it."""
+    return path.is_relative_to(ROOT) and not {"course", "site-packages"} & set(path.relative_to(ROOT).parts)
