@@ -23,7 +23,7 @@ from models.sonnet_gpt import language_model_loss
 from modules import linear_cross_entropy as lce
 from modules.kv_cache import KVCache
 from optimizer import AdamW
-from tests import small_run
+from tests import small_run, test_pretrain
 from tests.inputs import run, without
 from tests.small_run import contents, in_processes
 from tests.tiny import forget_accelerate_state
@@ -350,6 +350,20 @@ def test_the_report_counts_the_steps_that_were_left_out(sonnet_flags, tmp_path, 
     more = ["--checkpoint", "run", "--precision", "fp16", *["--use_gpu"] * (device == "cuda")]
     run(sonnet_generation, [*without(sonnet_flags, "--epochs", "--lr"), *more])
     assert (tmp_path / "out/sonnets.txt").read_bytes() == first
+
+
+@on_every_device
+def test_pretraining_in_fp16(corpus_folder, tmp_path, device):
+    """(The other scripts, with every method: test_scripts.py, test_classifier.py, test_translation.py.)"""
+    losses = {}
+    for precision in ("fp32", "fp16"):
+        more = f"--precision {precision}" + " --use_gpu" * (device == "cuda")
+        test_pretrain.run(corpus_folder, tmp_path / precision, more)
+        losses[precision] = [
+            line["held-out loss"] for line in lines_of(tmp_path / precision) if "held-out loss" in line
+        ]
+    assert len(losses["fp16"]) == 4 and losses["fp16"] == pytest.approx(losses["fp32"], abs=0.02)
+    assert len(steps_of(tmp_path / "fp16")) == 12 and (tmp_path / "fp16/model/model.safetensors").exists()
 
 
 # --- what takes it ----------------------------------------------------------------------------------------------------
