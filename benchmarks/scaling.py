@@ -5,11 +5,11 @@ the length of the text.
     python -m benchmarks.scaling OUT --rounds 9        steadier on a busy machine
     python -m benchmarks.scaling OUT --width 512       a larger model in the middle of every row
     python -m benchmarks.scaling OUT --only processes  only the tables whose name contains this
-    python -m benchmarks.scaling OUT --only processes --width 768 --layers 8    memory, with and without --shard
+    python -m benchmarks.scaling OUT --only processes --width 768 --layers 8 --length 8    the memory that --shard saves
 
 Random weights; a step is forward, backward, sum over the processes, clipping and AdamW, in fp32 without dropout. Each
-table varies one thing, with the others as in BASE; its variants run in turn, round by round, and medians are reported.
-Several processes are forked on this machine and share its cores: what they show is what exchange costs, not what more
+table varies one thing, with the others as they are by default; its variants run in turn, round by round, and medians
+are reported. Several processes share this machine's cores: what they show is what exchange costs, not what more
 machines give. OUT gets scaling.md (the tables), scaling.json and scaling.svg.
 """
 
@@ -42,7 +42,7 @@ from training.processes import sum_over_processes
 from training.sharding import shard
 
 VOCABULARY, HEADS = 8600, 4
-BASE = {"batch": 4, "length": 64}
+ROWS = 4
 BATCHES, LENGTHS, NEW_TOKENS = (1, 2, 4, 8), (32, 64, 128, 256), (16, 32, 64, 128)
 PROCESSES = ((1, False), (2, False), (2, True))  # how many, sharded or not; the batch of all together
 
@@ -100,14 +100,14 @@ def clock_of(flags):
 
 
 def vary_batch(flags):
-    variants = {f"{rows} rows": stepper(flags.width, flags.layers, rows, BASE["length"]) for rows in BATCHES}
-    tokens = {f"{rows} rows": rows * BASE["length"] for rows in BATCHES}
+    variants = {f"{rows} rows": stepper(flags.width, flags.layers, rows, flags.length) for rows in BATCHES}
+    tokens = {f"{rows} rows": rows * flags.length for rows in BATCHES}
     return per_token(timed(variants, flags), tokens)
 
 
 def vary_length(flags):
-    variants = {f"{length} tokens": stepper(flags.width, flags.layers, BASE["batch"], length) for length in LENGTHS}
-    return per_token(timed(variants, flags), {f"{length} tokens": BASE["batch"] * length for length in LENGTHS})
+    variants = {f"{length} tokens": stepper(flags.width, flags.layers, ROWS, length) for length in LENGTHS}
+    return per_token(timed(variants, flags), {f"{length} tokens": ROWS * length for length in LENGTHS})
 
 
 def vary_size(flags):
@@ -116,7 +116,7 @@ def vary_size(flags):
     variants, parameters = {}, {}
     for width, layers in sizes:
         name = f"width {width}, {layers} layers"
-        variants[name] = stepper(width, layers, **BASE)
+        variants[name] = stepper(width, layers, ROWS, flags.length)
         parameters[name] = sum(p.numel() for p in variants[name].args[0].parameters())
     seconds = timed(variants, flags)
     return {
@@ -180,7 +180,7 @@ def worker(rank, world, port, sharded, flags, answers):
     if sharded:
         model = shard(model, accelerator.device)
     optimizer = AdamW(parameter_groups(model, 0.0), lr=1e-5)
-    batch, seconds = make_batch(max(1, BASE["batch"] // world), BASE["length"]), []
+    batch, seconds = make_batch(max(1, ROWS // world), flags.length), []
     for _ in range(flags.rounds + 1):
         accelerator.wait_for_everyone()
         start = clock()
@@ -244,6 +244,7 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--length", type=int, default=64, help="tokens a row, where that is not what varies")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="")
     parser.add_argument("--cpu_time", action="store_true", help="the processor's time, where others use the machine")

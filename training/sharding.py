@@ -15,9 +15,6 @@ optimizer; what it calls in the end is fully_shard, too.
 import copy
 
 import torch
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from cli.script import is_main_process
 
@@ -27,6 +24,9 @@ def shard(model, device):
 
     device: where the parts go. To be called in all processes, as everything here.
     """
+    from torch.distributed.device_mesh import init_device_mesh  # a second of every start, if it stood above
+    from torch.distributed.fsdp import fully_shard
+
     twin = copy.deepcopy(model, {id(p): p for p in model.parameters()})  # another frame around the same tensors
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for module in (*twin.gpt.gpt_layers, twin):
@@ -47,12 +47,17 @@ def unshard(twin, model):
 
 
 def is_sharded(model):
-    return isinstance(model, FSDPModule)
+    """Whether a model is what `shard` made."""
+    return hasattr(model, "reshard")
 
 
 def put_together(tensor):
     """A tensor whose parts are in several processes, whole in all of them; any other one as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if _is_split(tensor) else tensor
+
+
+def _is_split(tensor):
+    return hasattr(tensor, "full_tensor")  # a DTensor's
 
 
 def in_first(tensors):
@@ -68,6 +73,9 @@ def in_first(tensors):
 def placed_like(tensor, parameter):
     """A whole tensor as a parameter of its shape is: on its device, or this process's part of it."""
     tensor = tensor.to(parameter.device)
-    if isinstance(parameter, DTensor):  # (all have the whole one: nothing need be sent)
+    if _is_split(parameter):
+        from torch.distributed.tensor import distribute_tensor
+
+        # (all have the whole one: nothing need be sent)
         return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
     return tensor
