@@ -58,9 +58,10 @@ def test_what_it_links_to_and_names_is_there():
         assert target.exists(), target
 
 
-def first_cells(folder, repository=""):
-    """What the first two cells print, run in a folder; the first as a student would fill it in."""
-    code = source_of("repository").replace('REPOSITORY = ""', f"REPOSITORY = {repository!r}") + "\n" + source_of("get")
+def first_cells(folder, repository="", more=""):
+    """The first two cells, run in a folder, the first as a student would fill it in. more: code after them."""
+    first = source_of("repository").replace('REPOSITORY = ""', f"REPOSITORY = {repository!r}")
+    code = "\n".join([first, source_of("get"), more])
     return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
 
 
@@ -74,6 +75,17 @@ def test_its_first_cell_finds_the_project_or_fetches_it(tmp_path):
         fetched = first_cells(tmp_path, str(ROOT))
         assert fetched.stdout == f"the project is in {tmp_path / 'gpt2-project'}\n", fetched.stderr
     assert (tmp_path / "gpt2-project" / "data" / "gpt2-mini" / "model.safetensors").is_file()
+
+
+def test_packages_that_are_there_are_left_alone_and_others_are_installed(tmp_path):
+    packages = source_of("packages")
+    assert "installed now: nothing, all packages were there\n" in first_cells(NOTEBOOK.parent, more=packages).stdout
+    (tmp_path / "requirements.txt").write_text(
+        "# a comment\ntorch>=2.8  # another\nno-such-package>=1\n", encoding="utf-8"
+    )
+    pip = f"import os\nos.chdir({str(tmp_path)!r})\nsubprocess.run = lambda command, check: print(*command[1:])\n"
+    done = first_cells(NOTEBOOK.parent, more=pip + packages)
+    assert done.stdout.endswith("-m pip install --quiet -r requirements.txt\ninstalled now: no-such-package\n"), done
 
 
 @pytest.mark.slow
