@@ -189,7 +189,7 @@ def test_the_page_names_the_pythons_and_releases_that_hold():
     assert f"Python {oldest} to {newest}" in README and f"Python {oldest} to {newest}" in PAGE
     (torch,) = PINS["torch"].specifier
     assert f"torch {torch.version}" in PAGE
-    for name in re.findall(r"py -([\d.]+) |python([\d.]+) -m venv|--python ([\d.]+)", PAGE):
+    for name in re.findall(r"py -([\d.]+) |python(\d\.\d+) -m venv|--python ([\d.]+)", PAGE):
         assert OLDEST <= tuple(map(int, max(name).split("."))) <= NEWEST
 
 
