@@ -2,22 +2,37 @@
 # make test       makes .venv, installs everything into it, lints, runs all tests (the one test command)
 # make test-fast  the same without the slow proofs
 # make format     formats the code
+# make test-oldest, make test-newest   the fast tests with the oldest releases that the requirements allow, the newest
+# make lock       what test-newest passed with becomes requirements-lock.txt
+#
+# PYTHON=python3.12                                     another Python
+# TORCH_INDEX=https://where.torch/builds/are            torch from there, for instance a build without CUDA (README)
 PYTHON ?= python3
+TORCH_INDEX ?=
 BIN := .venv/bin
+REQUIREMENTS := requirements.txt requirements-extra.txt requirements-dev.txt
+LOCKED := -c requirements-lock.txt
 
-.PHONY: quickstart test test-fast format clean
+.PHONY: quickstart test test-fast format test-oldest test-newest lock clean
 
-.venv/runs: requirements.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+# $(call install,FOLDER,REQUIREMENTS,CONSTRAINTS): a new environment. An index of torch has not all that torch needs, so
+# torch comes from there alone.
+define install
+	$(PYTHON) -m cli
+	$(PYTHON) -m venv $(1)
+	$(if $(TORCH_INDEX),$(1)/bin/python -m pip install --quiet --no-deps --index-url $(TORCH_INDEX) $(3) torch)
+	$(1)/bin/python -m pip install --quiet -r $(2) $(3)
+endef
+
+.venv/runs: requirements.txt requirements-lock.txt
+	$(call install,.venv,requirements.txt,$(LOCKED))
 	touch $@
 
 quickstart: .venv/runs
 	$(BIN)/python data/quickstart.py
 
-.venv/installed: requirements.txt requirements-dev.txt
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+.venv/installed: $(REQUIREMENTS) requirements-lock.txt
+	$(call install,.venv,requirements-dev.txt,$(LOCKED))
 	touch $@
 
 test: .venv/installed
@@ -32,5 +47,21 @@ format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+test-oldest:
+	rm -rf .venv-oldest && mkdir .venv-oldest
+	sed -n 's/>=/==/p' $(REQUIREMENTS) > .venv-oldest/bounds.txt
+	$(call install,.venv-oldest,requirements-dev.txt,-c .venv-oldest/bounds.txt)
+	.venv-oldest/bin/python -m pytest -m "not slow"
+
+test-newest:
+	rm -rf .venv-newest
+	$(call install,.venv-newest,requirements-dev.txt,)
+	.venv-newest/bin/python -m pytest -m "not slow"
+
+lock: test-newest
+	grep '^#' requirements-lock.txt > .venv-newest/lock.txt
+	.venv-newest/bin/python -m pip freeze | sed 's/+.*//' | grep -Ev '^(nvidia|cuda|triton)' >> .venv-newest/lock.txt
+	cp .venv-newest/lock.txt requirements-lock.txt
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv* .pytest_cache .ruff_cache

@@ -83,16 +83,26 @@ class ModelSettings(Settings):
     """model"""
 
     model_size: str = flag(
-        "gpt2", "size of the pretrained GPT-2, fetched once from the Hugging Face hub", MODEL_SIZES, free_on_resume=True
+        "gpt2",
+        "size of the pretrained GPT-2, fetched once from the Hugging Face hub",
+        MODEL_SIZES,
+        free_on_resume=True,
+        elsewhere="model model_name",
     )
     model_path: str | None = flag(
-        None, "local folder in Hugging Face layout, instead of a size", instead_of="model_size", free_on_resume=True
+        None,
+        "local folder in Hugging Face layout, instead of a size",
+        instead_of="model_size",
+        free_on_resume=True,
+        reads=True,
     )
     dropout: float | None = flag(None, "dropout of the backbone; by default the model's own (0.1)", "[0, 1)")
 
 
 class StepSettings(Settings, training_only=True, from_flags="when predicting"):
     """What every kind of training shares; no group of flags of its own."""
+
+    shard = False  # no flag: only where a model may be large
 
     seed: int = flag(
         11711, "of batches, dropout and sampling; the same seed gives the same run", "[0, inf)", training_only=False
@@ -102,6 +112,7 @@ class StepSettings(Settings, training_only=True, from_flags="when predicting"):
         "peak learning rate; by default the method's own (full 1e-5, LoRA 2e-4)",
         "(0, inf)",
         free_on_resume="after divergence",
+        elsewhere="learning_rate",
     )
     weight_decay: float = flag(0.0, "decoupled weight decay, never on biases and LayerNorm", "[0, inf)")
     schedule: str = flag("linear", "learning rate after the warm-up", SCHEDULES)
@@ -112,28 +123,49 @@ class StepSettings(Settings, training_only=True, from_flags="when predicting"):
         "keep where training stands this often, within epochs, too; 0: after epochs only",
         "[0, inf)",
         free_on_resume=True,
+        elsewhere="save_steps",
     )
     max_grad_norm: float = flag(1.0, "clip the gradient to this norm; 0 switches clipping off", "[0, inf)")
     beta2: float = flag(0.999, "AdamW's decay rate of the squared gradients; smaller forgets sooner", "[0, 1)")
-    use_gpu: bool = flag(False, "train on the GPU (CUDA, or Apple's MPS)", training_only=False, free_on_resume=True)
+    use_gpu: bool = flag(
+        False,
+        "train on the GPU (CUDA, or Apple's MPS)",
+        training_only=False,
+        free_on_resume=True,
+        elsewhere="gpu cuda device mps",
+    )
     precision: str = flag(
         "auto",
-        "auto takes bf16 only where the hardware has it natively; in bf16 texts and answers can change with the batch "
-        "size, in fp32 they do not",
-        ("auto", "fp32", "bf16"),
+        "auto takes bf16 where the hardware has it natively, else fp16 on CUDA and fp32 on all else; in bf16 and fp16 "
+        "texts and answers can change with the batch size, in fp32 they do not",
+        ("auto", "fp32", "bf16", "fp16"),
         training_only=False,
+        elsewhere="fp16 bf16 fp32 mixed_precision",
     )
 
 
+ROWS = "rows a batch (--batch_size times processes)"
 TRAIN_ROWS = "train on so many rows only, drawn by the seed: for a try"
+SHARD = (
+    "split weights, gradients and the optimizer's moments over the processes, for a model that does not fit into one "
+    "(FSDP2); to be said again with --resume"
+)
 
 
 class TrainingSettings(StepSettings):
     """training"""
 
     train_rows: int | None = flag(None, TRAIN_ROWS, "[1, inf)")
-    batch_size: int = flag(8, "rows a step (on every device)", "[1, inf)")
-    epochs: int = flag(10, "passes over the training data", "[1, inf)", free_on_resume=True)
+    batch_size: int = flag(
+        8,
+        "rows a step of every process; two with 4 take the steps of one with 8",
+        "[1, inf)",
+        free_on_resume=True,
+        elsewhere="bs per_device_train_batch_size train_batch_size",
+    )
+    epochs: int = flag(
+        10, "passes over the training data", "[1, inf)", free_on_resume=True, elsewhere="num_train_epochs num_epochs"
+    )
     patience: int = flag(
         0,
         "stop after so many epochs without a better score; 0: never",
@@ -141,6 +173,11 @@ class TrainingSettings(StepSettings):
         free_on_resume=True,
         idle_from="epochs",
     )
+    shard: bool = flag(False, SHARD, from_flags="always")
+
+    def together(self, processes):
+        """What a step is of all processes together, {what: value}: a run that goes on must find it again."""
+        return {ROWS: self.batch_size * processes}
 
 
 class InferenceSettings(Settings, free_on_resume=True, from_flags="when predicting"):
@@ -153,8 +190,14 @@ class InferenceSettings(Settings, free_on_resume=True, from_flags="when predicti
 class RunSettings(Settings, from_flags="always"):
     """run folder"""
 
-    run_dir: str | None = flag(None, "folder of this run; by default a new one under runs/", training_only=True)
-    resume: bool = flag(False, "go on with the run in --run_dir (or the newest one) where it was stopped")
+    run_dir: str | None = flag(
+        None, "folder of this run; by default a new one under runs/", training_only=True, elsewhere="output_dir out_dir"
+    )
+    resume: bool = flag(
+        False,
+        "go on with the run in --run_dir (or the newest one) where it was stopped",
+        elsewhere="continue resume_from_checkpoint",
+    )
     checkpoint: str | None = flag(None, "do not train: load this run's best epoch and predict")
     log_with: str = flag(
         "none",
@@ -216,8 +259,8 @@ class TuningSettings(Settings):
 class LoRASettings(Settings, requires=("tuning", "lora", "qlora")):
     """LoRA: low-rank updates of the linears (Hu et al. 2021); QLoRA: over a 4-bit base (Dettmers et al. 2023)"""
 
-    lora_rank: int = flag(4, "r, the rank of the update", "[1, inf)")
-    lora_alpha: float = flag(16.0, "the update is scaled by alpha / r", "(0, inf)")
+    lora_rank: int = flag(4, "r, the rank of the update", "[1, inf)", elsewhere="lora_r rank r")
+    lora_alpha: float = flag(16.0, "the update is scaled by alpha / r", "(0, inf)", elsewhere="alpha")
     lora_dropout: float = flag(0.05, "dropout on the input of the LoRA branch only", "[0, 1)")
     lora_targets: str = flag(
         "query,value,interm_dense", f"comma-separated linears, out of {', '.join(LINEAR_NAMES)}", names=LINEARS
@@ -357,9 +400,10 @@ class SonnetData(Settings, from_flags="when predicting"):
         "data/sonnets.txt",
         "training sonnets: the course's layout, or a .csv or .tsv with a column of them",
         free_on_resume=True,
+        reads=True,
     )
     held_out_sonnet_path: str = flag(
-        "data/sonnets_held_out.txt", "prompts: sonnets of three lines to be completed", free_on_resume=True
+        "data/sonnets_held_out.txt", "prompts: sonnets of three lines to be completed", free_on_resume=True, reads=True
     )
     sonnet_out: str = flag("predictions/generated_sonnets.txt", "where the completed sonnets go", free_on_resume=True)
     gold_sonnet_path: str = flag(
@@ -367,6 +411,7 @@ class SonnetData(Settings, from_flags="when predicting"):
         "whole dev sonnets: their loss picks the best epoch, their first three lines are completed and scored; "
         "where this file is missing, a tenth of the training sonnets is kept aside for it",
         free_on_resume=True,
+        reads=True,
     )
     sonnet_dev_out: str = flag(
         "predictions/generated_sonnets_dev.txt", "where completed dev sonnets go", free_on_resume=True
@@ -414,7 +459,7 @@ class DecodingSettings(Settings, free_on_resume=True, from_flags="when predictin
     )
     repetition_penalty: float = flag(1.0, "divide the logits of tokens that have occurred by this; 1: off", "(0, inf)")
     no_repeat_ngram: int = flag(0, "never write so many tokens in a row twice; 0 allows all", "[0, inf)", zero="off")
-    max_new_tokens: int = flag(256, "give up on line 14 after this many new tokens", "[1, inf)")
+    max_new_tokens: int = flag(256, "give up on line 14 after this many new tokens", "[1, inf)", elsewhere="max_length")
     num_samples: int | None = flag(
         None,
         "samples a prompt, of which one is kept: the one with the highest mean log-probability or, with --decode mbr, "
@@ -437,6 +482,7 @@ class DecodingSettings(Settings, free_on_resume=True, from_flags="when predictin
         None,
         "file of templates; by default the training sonnets' (kept as templates.txt in the run)",
         requires=TEMPLATE,
+        reads=True,
     )
     template_tags: str = flag(
         "penn", "tags: Penn's, the universal 12, content and function words, any word", TAG_SETS, requires=TEMPLATE
@@ -474,9 +520,11 @@ class SonnetSettings(TaskSettings):
 class ParaphraseData(Settings, from_flags="when predicting"):
     """data"""
 
-    para_train: str = flag("data/quora-train.csv", "training pairs", free_on_resume=True)
-    para_dev: str = flag("data/quora-dev.csv", "dev pairs: their accuracy picks the best epoch", free_on_resume=True)
-    para_test: str = flag("data/quora-test-student.csv", "test pairs, without labels", free_on_resume=True)
+    para_train: str = flag("data/quora-train.csv", "training pairs", free_on_resume=True, reads=True)
+    para_dev: str = flag(
+        "data/quora-dev.csv", "dev pairs: their accuracy picks the best epoch", free_on_resume=True, reads=True
+    )
+    para_test: str = flag("data/quora-test-student.csv", "test pairs, without labels", free_on_resume=True, reads=True)
     swap_questions: bool = flag(
         False, "train on every pair in both orders: twice the rows, the question is the same", training_only=True
     )
@@ -512,7 +560,10 @@ class AugmentationSettings(Settings, training_only=True):
     eda_alpha: float = flag(0.1, "share of a question's words that changes", "(0, 1]", requires=EDA)
     eda_copies: int = flag(1, "changed copies of every pair", "[1, inf)", requires=EDA)
     wordnet: str | None = flag(
-        None, "folder of WordNet's files; by default where nltk or Debian's wordnet-base keep them", requires=EDA
+        None,
+        "folder of WordNet's files; by default where nltk or Debian's wordnet-base keep them",
+        requires=EDA,
+        reads=True,
     )
     bt_forward: str = flag(
         "Helsinki-NLP/opus-mt-en-fr",
@@ -603,14 +654,18 @@ class SentimentData(Settings, from_flags="when predicting"):
     only: str | None = flag(
         None, "only this one of the two; by default both", CLASSES, free_on_resume=True, from_flags=None
     )
-    sst_train: str = flag("data/ids-sst-train.csv", "training sentences", free_on_resume=True)
+    sst_train: str = flag("data/ids-sst-train.csv", "training sentences", free_on_resume=True, reads=True)
     sst_dev: str = flag(
-        "data/ids-sst-dev.csv", "dev sentences: their accuracy picks the best epoch", free_on_resume=True
+        "data/ids-sst-dev.csv", "dev sentences: their accuracy picks the best epoch", free_on_resume=True, reads=True
     )
-    sst_test: str = flag("data/ids-sst-test-student.csv", "test sentences, without labels", free_on_resume=True)
-    cfimdb_train: str = flag("data/ids-cfimdb-train.csv", "training reviews", free_on_resume=True)
-    cfimdb_dev: str = flag("data/ids-cfimdb-dev.csv", "dev reviews", free_on_resume=True)
-    cfimdb_test: str = flag("data/ids-cfimdb-test-student.csv", "test reviews, without labels", free_on_resume=True)
+    sst_test: str = flag(
+        "data/ids-sst-test-student.csv", "test sentences, without labels", free_on_resume=True, reads=True
+    )
+    cfimdb_train: str = flag("data/ids-cfimdb-train.csv", "training reviews", free_on_resume=True, reads=True)
+    cfimdb_dev: str = flag("data/ids-cfimdb-dev.csv", "dev reviews", free_on_resume=True, reads=True)
+    cfimdb_test: str = flag(
+        "data/ids-cfimdb-test-student.csv", "test reviews, without labels", free_on_resume=True, reads=True
+    )
     predictions: str = flag(
         "predictions",
         "folder of the hand-in files, which are called {last-linear-layer|full-model}-{sst|cfimdb}-{dev|test}-out.csv",
@@ -636,6 +691,7 @@ class SentimentTraining(TrainingSettings):
         "2e-4)",
         "(0, inf)",
         free_on_resume="after divergence",
+        elsewhere="learning_rate",
     )
 
 
@@ -690,7 +746,9 @@ class ClassifierSettings(TaskSettings):
 class CorpusData(Settings, from_flags="when predicting"):
     """data"""
 
-    corpus: str = flag("corpus", "folder of UTF-8 .txt files (subfolders included); each file is one document")
+    corpus: str = flag(
+        "corpus", "folder of UTF-8 .txt files (subfolders included); each file is one document", reads=True
+    )
     held_out: str = flag(
         "",
         "comma-separated files of that folder to measure on, kept out of training; "
@@ -756,16 +814,30 @@ class PretrainingSettings(StepSettings):
     eval_every: int = flag(
         250, "steps between two measurements on held-out text; a stopped run goes on from the last", "[1, inf)"
     )
-    batch_size: int = flag(8, "rows of --context tokens a step (on every device)", "[1, inf)")
+    batch_size: int = flag(
+        8,
+        "rows of --context tokens a step of every process; two with 4 take the steps of one with 8",
+        "[1, inf)",
+        free_on_resume=True,
+    )
     lr: float = flag(
-        1.5e-3, "peak; smaller for larger models (GPT-2 small: 6e-4)", "(0, inf)", free_on_resume="after divergence"
+        1.5e-3,
+        "peak; smaller for larger models (GPT-2 small: 6e-4)",
+        "(0, inf)",
+        free_on_resume="after divergence",
+        elsewhere="learning_rate",
     )
     weight_decay: float = flag(0.1, "decoupled weight decay, never on biases and LayerNorm", "[0, inf)")
     schedule: str = flag("cosine", "learning rate after the warm-up", SCHEDULES)
     beta2: float = flag(0.99, "AdamW's decay rate of the squared gradients; smaller forgets sooner", "[0, 1)")
+    shard: bool = flag(False, SHARD, from_flags="always")
 
     def relate(self):
         _check_stretches(self)
+
+    def together(self, processes):
+        """As in TrainingSettings."""
+        return {ROWS: self.batch_size * processes}
 
     epochs, patience = property(_stretches), 0  # no fields: all steps are always taken
 
@@ -785,12 +857,15 @@ class PretrainSettings(Script):
 class TranslationData(Settings):
     """data: a tab-separated file (sentence, translation), or two files as SOURCE,TARGET; .gz is read, too"""
 
-    train_pairs: str = flag("data/sample/translation-train.tsv", "pairs to train on", free_on_resume=True)
-    dev_pairs: str = flag("data/sample/translation-dev.tsv", "pairs whose loss is measured", free_on_resume=True)
+    train_pairs: str = flag("data/sample/translation-train.tsv", "pairs to train on", free_on_resume=True, reads=True)
+    dev_pairs: str = flag(
+        "data/sample/translation-dev.tsv", "pairs whose loss is measured", free_on_resume=True, reads=True
+    )
     test_pairs: str = flag(
         "data/sample/translation-test.tsv",
         "pairs to translate and to score or, a sentence a line, only to translate",
         free_on_resume=True,
+        reads=True,
     )
     translation_out: str = flag(
         "predictions/translation-test.txt",
@@ -854,20 +929,30 @@ class TranslationTraining(StepSettings):
     steps: int = flag(1000, "optimizer steps in all", "[1, inf)")
     eval_every: int = flag(100, "steps between two measurements on the dev pairs", "[1, inf)")
     batch_tokens: int = flag(
-        1024, "tokens of a batch, on every device: rows times the longest sentence, on the longer side", "[1, inf)"
+        1024,
+        "tokens of a batch: rows times the longest sentence, on the longer side; a step of N processes is that of one "
+        "with N times the --gradient_accumulation",
+        "[1, inf)",
     )
     label_smoothing: float = flag(0.1, "share of the target that goes to all tokens alike", "[0, 1)")
     average: int = flag(
         3, "translate with the mean weights of the last so many measurements; 1: with those of the best one", "[1, inf)"
     )
-    lr: float = flag(4e-3, "peak", "(0, inf)", free_on_resume="after divergence")
+    lr: float = flag(4e-3, "peak", "(0, inf)", free_on_resume="after divergence", elsewhere="learning_rate")
     schedule: str = flag("inverse_sqrt", "learning rate after the warm-up", SCHEDULES)
     warmup_ratio: float = flag(0.15, "share of all steps over which the learning rate rises from 0", "[0, 1]")
     max_grad_norm: float = flag(0.0, "clip the gradient to this norm; 0 switches clipping off", "[0, inf)")
     beta2: float = flag(0.98, "AdamW's decay rate of the squared gradients; smaller forgets sooner", "[0, 1)")
+    gradient_accumulation: int = flag(
+        1, "batches whose gradients are added up before each step", "[1, inf)", free_on_resume=True
+    )
 
     def relate(self):
         _check_stretches(self)
+
+    def together(self, processes):
+        """As in TrainingSettings."""
+        return {"batches a step (--gradient_accumulation times processes)": self.gradient_accumulation * processes}
 
     epochs, patience = property(_stretches), 0
 

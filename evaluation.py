@@ -9,6 +9,7 @@ import random
 import statistics
 from collections import Counter, defaultdict
 
+import numpy as np
 import torch
 from sacrebleu.metrics import BLEU, CHRF
 
@@ -245,13 +246,25 @@ def mean_and_deviation(rows):
     }
 
 
-def paired_bootstrap(scores, base, resamples=10_000, seed=0):
-    """(mean difference, lower, upper end of its 95 % interval) of two systems' scores on the same items.
+def resample_counts(size, number=1000, seed=0):
+    """(number, size): how often each item is in each of `number` sets of as many, drawn from them with replacement.
 
-    Items are drawn with replacement, the two scores of an item together (Koehn 2004); the ends are percentiles.
+    What a draw does to a score depends on nothing else, so no item is scored twice. Two systems' scores of the same
+    draws make a paired bootstrap (Koehn 2004).
     """
-    differences = torch.tensor(scores, dtype=torch.float64) - torch.tensor(base, dtype=torch.float64)
-    random_state, size = torch.Generator().manual_seed(seed), len(differences)
-    means = [differences[torch.randint(size, (size,), generator=random_state)].mean().item() for _ in range(resamples)]
-    low, high = torch.tensor(means, dtype=torch.float64).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
-    return differences.mean().item(), low.item(), high.item()
+    return np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), number)
+
+
+def texts_resampled(metric, hypotheses, references, counts):
+    """The corpus score of each resample. metric: one of sacrebleu's; counts: as from `resample_counts`.
+
+    (sacrebleu's own bootstrap keeps the scores of its draws to itself; the statistics of texts add up.)
+    """
+    statistics = np.array(metric._extract_corpus_statistics(hypotheses, [references]))
+    return np.array([metric._compute_score_from_stats(total.tolist()).score for total in counts @ statistics])
+
+
+def interval(scores):
+    """The ends of the middle 95 % of the scores of all resamples."""
+    low, high = np.quantile(scores, (0.025, 0.975))
+    return float(low), float(high)

@@ -24,7 +24,7 @@ def parse(arguments=None):
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("show", "switch", "merge", "export", "import"))
     parser.add_argument("source", help="a run folder; for import a peft folder")
-    parser.add_argument("others", nargs="*", help="switch: more run folders, on the same base model")
+    parser.add_argument("others", nargs="*", default=[], help="switch: more run folders, on the same base model")
     parser.add_argument("--out", help="merge, export: the folder to write")
     parser.add_argument("--run_dir", help="import: the run folder to make")
     parser.add_argument("--task", choices=TASKS, default=TASKS[0], help="import: the script of the run")
@@ -52,7 +52,7 @@ from safetensors import SafetensorError
 
 from cli.tables import format_table
 from errors import UserError, check
-from files import check_writable, sync_folder, write_text
+from files import check_writable, sync_folder, unfinished, write_text
 from formats.hub import TOKENIZER_FILES, find_model
 from formats.hugging_face import read_config, save_pretrained
 from formats.peft import read_folder, write_folder
@@ -88,21 +88,21 @@ def main(options):
 def whole_folder(target):
     """A new folder that becomes target (absent, or empty) where this context ends well, and else is removed."""
     target = Path(target).resolve()
-    unfinished = target.with_name(f".{target.name[:100]}.{os.getpid()}.unfinished")
+    beside = unfinished(target)
     try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        for file in unfinished.rglob("*"):
+        beside.mkdir(parents=True)
+        yield beside
+        for file in beside.rglob("*"):
             _sync(file)
         if target.is_dir():
             target.rmdir()
-        os.rename(unfinished, target)
+        os.rename(beside, target)
         sync_folder(target.parent)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot write {target} ({reason}): make room, or choose another place") from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _sync(path):

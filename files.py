@@ -1,16 +1,21 @@
 """Files: read with clear errors, written whole or not at all, and on the disk before they count as written."""
 
 import contextlib
+import difflib
 import gzip
 import json
 import os
 import stat
+import unicodedata
 import zlib
 from pathlib import Path
 
 from errors import UserError, check
 
+PROJECT = Path(__file__).resolve().parent  # where the scripts' default paths count from
+SAMPLE = Path("data/sample")
 LONGEST_NAME = 255  # bytes of a file's name on nearly every file system
+SAMPLE = 2**16  # bytes by which an encoding is told
 
 
 def read_text(path):
@@ -33,7 +38,7 @@ def read_blocks(path, size):
             while block := file.read(size):
                 yield block
         except UnicodeDecodeError as error:  # its places count within what was decoded last
-            raise _not_utf8(path, file.buffer.tell() - len(error.object) + error.start) from error
+            raise not_utf8(path, error, file.buffer.tell() - len(error.object)) from error
 
 
 @contextlib.contextmanager
@@ -42,7 +47,9 @@ def _reading(path):
     try:
         yield
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: check the path, or put the course's file there") from error
+        other = in_another_form(path)
+        known = f"{other!r} is there in another Unicode form: type it with the Tab key" if other else ""
+        raise UserError(f"{path} does not exist: {known or where_it_may_be(path)}") from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder: give the file itself") from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -50,11 +57,74 @@ def _reading(path):
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from error
     except UnicodeDecodeError as error:
-        raise _not_utf8(path, error.start) from error
+        raise not_utf8(path, error) from error
 
 
-def _not_utf8(path, byte):
-    return UserError(f"{path} is not UTF-8 text (byte {byte}): save it as UTF-8")
+def where_it_may_be(path):
+    """What to do about a file or folder that is not there: the end of a message."""
+    path, here = Path(path), Path.cwd()
+    if not path.is_absolute() and here != PROJECT and (PROJECT / path).exists():
+        return f"it is in the project's folder, so run from there: cd {PROJECT}"
+    if near := _neighbour(path):
+        return f"did you mean {near}?"
+    if path.parent == Path("data") or path.absolute().parent == PROJECT / "data":
+        sample = SAMPLE / path.name.replace("quora-", "para-")
+        advice = f"`python {Path('data/download.py')}` gets the course's files"
+        advice += f", {sample} is a small one to try" if (PROJECT / sample).exists() else ""
+        return advice + (f"; run from the project's folder: cd {PROJECT}" if here != PROJECT else "")
+    return "check the path"
+
+
+def _neighbour(path):
+    """The file or folder beside a path whose name is most like its own, whatever it ends with; None: none is."""
+    with contextlib.suppress(OSError):
+        siblings = [other for other in sorted(path.parent.iterdir()) if other.name != path.name]
+        others = {other.stem.replace("_", "-"): other for other in siblings}
+        near = difflib.get_close_matches(path.stem.replace("_", "-"), others, n=1, cutoff=0.9)
+        return others[near[0]] if near else None
+
+
+def not_utf8(path, error, start=0):
+    """The UserError of a file that is no UTF-8, with the encoding that it looks like. start: where the bytes of the
+    UnicodeDecodeError begin in the file."""
+    kind = _encoding_of(error.object[:SAMPLE])
+    how = f"; it looks like {kind}: in Excel that is the type CSV UTF-8, else iconv -f {kind} -t UTF-8 OLD > NEW"
+    return UserError(f"{path} is not UTF-8 text (byte {start + error.start}): save it as UTF-8{how if kind else ''}")
+
+
+def _encoding_of(data):
+    """The name of another encoding where it is plain that these bytes are of it: UTF-16, or Korean Windows' CP949."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    letters = [letter for letter in data.decode("cp949", errors="replace") if not letter.isascii()]
+    korean = sum("가" <= letter <= "힣" for letter in letters)
+    return "CP949" if korean and korean >= 0.8 * len(letters) else None
+
+
+def in_another_form(path):
+    """A path that is there and looks like this one, or None: macOS takes letters such as Korean's apart (NFD)."""
+    path = Path(path)
+    found = Path(path.anchor)
+    for part in path.parts[bool(path.anchor) :]:
+        names = [part] if (found / part).exists() else _names_like(found, part)
+        if not names:
+            return None
+        found /= names[0]
+    return str(found)
+
+
+def _names_like(folder, name):
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    return [other for other in names if unicodedata.normalize("NFC", other) == unicodedata.normalize("NFC", name)]
+
+
+def unfinished(path):
+    """Where a file or folder is written before it is whole: beside it, another place for each process."""
+    start = path.name.encode("utf-8", errors="ignore")[:100].decode("utf-8", errors="ignore")  # a name has 255 bytes
+    return path.with_name(f".{start}.{os.getpid()}.unfinished")
 
 
 def read_json(path, fields=None, optional=None, remedy="restore it, or make it again"):
@@ -110,20 +180,20 @@ def write_bytes(path, data):
     """
     path = Path(path)
     target = path.resolve() if path.is_symlink() else path
-    unfinished = target.with_name(f".{target.name[:100]}.{os.getpid()}.unfinished")  # two writers have two of them
+    beside = unfinished(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "wb") as file:
+        with open(beside, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, target)
+        os.replace(beside, target)
         sync_folder(target.parent)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}): make room, or choose another place") from error
     finally:
         with contextlib.suppress(OSError):  # where it was renamed, or never made, there is nothing to remove
-            unfinished.unlink()
+            beside.unlink()
 
 
 def write_json(path, record):

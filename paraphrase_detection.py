@@ -22,7 +22,7 @@ from datasets import (
     load_paraphrase_data,
 )
 from datasets.augmentation import augment, check_augmentation, describe, format_rows
-from datasets.batching import some_rows
+from datasets.batching import MEAN_LENGTH, some_rows
 from datasets.tsv import format_answers
 from evaluation import accuracy, answer_token, macro_f1, predict_paraphrase
 from files import check_writable, write_text
@@ -112,7 +112,8 @@ def both_orders(rows):
 
 
 def answer_loss(model, batch):
-    return model(batch["token_ids"], batch["attention_mask"], labels=batch["labels"])
+    mean_length = batch[MEAN_LENGTH][0] if MEAN_LENGTH in batch else None
+    return model(batch["token_ids"], batch["attention_mask"], labels=batch["labels"], mean_length=mean_length)
 
 
 def dev_figures(dev, answers):

@@ -13,6 +13,7 @@ if __name__ == "__main__":  # before the heavy imports, so that --help and typin
 
 import json
 import random
+import time
 
 from tqdm import tqdm
 
@@ -144,7 +145,9 @@ def make_writer(tuned, training, settings, run):
             templates = load_templates(options.templates)
         write_text(run.output("templates.txt"), format_templates(templates))
         say(f"{sum(templates.values())} lines, {len(templates)} templates: {run.output('templates.txt')}")
-    return SonnetWriter(tuned.gpt2, tuned.tokenizer, options, settings.inference.eval_batch_size, lexicon, templates)
+    batch_size = settings.inference.eval_batch_size
+    head = tuned.pack_for_writing(batch_size)
+    return SonnetWriter(tuned.gpt2, tuned.tokenizer, options, batch_size, lexicon, templates, head)
 
 
 def predict_and_score(writer, prompts, gold, training, settings, run):
@@ -157,9 +160,10 @@ def predict_and_score(writer, prompts, gold, training, settings, run):
         rows = [{"prompt": place, **c._asdict()} for place, group in enumerate(candidates) for c in group]
         write_text(run.output("candidates.jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
     seeds = range(seed, seed + (data.score_seeds if settings.decoding.draws else 1))
-    heads = [head_of(sonnet) for sonnet in gold]
+    heads, began = [head_of(sonnet) for sonnet in gold], time.perf_counter()
     with tqdm(desc="scoring on dev", unit="token", disable=None) as bar:
         dev = [[best.text for best, *_ in writer.write(heads, seed, bar.update)] for seed in seeds]
+    run.facts["seconds a sonnet"] = (time.perf_counter() - began) / (len(gold) * len(seeds))
     write_text(data.sonnet_dev_out, format_sonnets(dev[0]))
     say_faults(check_sonnets, data.sonnet_out, prompts)
     say_faults(check_sonnets, data.sonnet_dev_out, heads)

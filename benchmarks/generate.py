@@ -1,4 +1,5 @@
-"""Tokens a second when sampling: ours over the KV cache, transformers.generate, and the course's loop without a cache.
+"""Tokens a second when sampling: ours over the KV cache, with plain and with packed linears (modules/packed.py) and in
+8 bits, transformers.generate, and the course's loop without a cache.
 
     python -m benchmarks.generate --rounds 5
 
@@ -9,6 +10,8 @@ trained model's are.
 """
 
 import argparse
+import copy
+import functools
 import warnings
 
 import torch
@@ -19,6 +22,7 @@ from benchmarks.train_step import transformers_model
 from config import DecodingSettings, GPT2Config
 from decoding import GPT2Steps, Rules, generate, row_streams
 from models.gpt2 import GPT2Model
+from modules.packed import pack
 
 TEMPERATURE, TOP_P = 1.2, 0.9
 
@@ -58,17 +62,20 @@ def main():
     with torch.no_grad():  # the final LayerNorm's scale multiplies the logits
         ours.final_layer_norm.weight.mul_(flags.sharpness)
         theirs.transformer.ln_f.weight.mul_(flags.sharpness)
+    packed, in_8_bits = (copy.deepcopy(ours) for _ in range(2))
+    heads = [pack(packed, flags.prompts), None, pack(in_8_bits, flags.prompts, int8=True)]
     prompts = torch.randint(0, 50257, (flags.prompts, 32))
     rules = Rules(DecodingSettings(temperature=TEMPERATURE, top_p=TOP_P, max_new_tokens=flags.new_tokens))
     options = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0, "pad_token_id": 50256}
     options |= {"max_new_tokens": flags.new_tokens, "min_new_tokens": flags.new_tokens}
-    variants = {
-        "ours": lambda: generate(
-            GPT2Steps(ours, prompts.tolist(), flags.new_tokens),
-            prompts.tolist(),
-            rules,
-            row_streams(0, range(flags.prompts)),
-        ),
+
+    def write(gpt2, head):
+        ids = prompts.tolist()
+        generate(GPT2Steps(gpt2, ids, flags.new_tokens, head), ids, rules, row_streams(0, range(flags.prompts)))
+
+    names = ("ours", "ours, plain parts", "ours, int8")
+    models = zip((packed, ours, in_8_bits), heads, strict=True)
+    variants = {name: functools.partial(write, *model) for name, model in zip(names, models, strict=True)} | {
         "transformers.generate": lambda: theirs.generate(prompts, attention_mask=torch.ones_like(prompts), **options),
         "the course's loop, no cache": lambda: course_loop(ours, prompts, flags.new_tokens),
     }

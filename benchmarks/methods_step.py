@@ -10,10 +10,10 @@ import argparse
 
 import torch
 
-from benchmarks.methods_table import METHOD_FLAGS
 from benchmarks.rounds import report, time_rounds
 from cli.flags import parse_flags
 from cli.script import run_script
+from comparison.experiment import as_arguments, read_experiment
 from config import ParaphraseSettings
 from models.gpt2 import GPT2Model
 from models.paraphrase_gpt import ParaphraseGPT
@@ -21,9 +21,11 @@ from optimizer import AdamW, parameter_groups
 from tuning.attach import attach
 from tuning.register import chosen_methods
 
+EXPERIMENT = "experiments/compare-pairs-methods.toml"  # its variants, at the mini model's rates
+
 
 def make_step(flags, model_folder, batch):
-    settings, _ = parse_flags(ParaphraseSettings, flags.split())
+    settings, _ = parse_flags(ParaphraseSettings, as_arguments(flags))
     gpt2 = GPT2Model.from_pretrained(model_folder)
     attach(gpt2, chosen_methods(settings))
     model = ParaphraseGPT(gpt2).train()
@@ -45,9 +47,12 @@ def main():
     options = parser.parse_args()
     torch.manual_seed(0)
     batch = (torch.randint(8000, (32, 60)), torch.ones(32, 60, dtype=torch.long), torch.randint(2, (32,)))
-    steps = {name: make_step(flags, options.model, batch) for name, flags in METHOD_FLAGS.items()}
+    steps = {
+        name: make_step(flags, options.model, batch)
+        for name, flags in read_experiment(EXPERIMENT, mini=True).variants.items()
+    }
     seconds = time_rounds(steps, options.rounds)
-    report(seconds, "full fine-tuning", lambda _, s, ratio: {"s a step": f"{s:.3f}", "of full": f"{ratio:.2f}"})
+    report(seconds, "full", lambda _, s, ratio: {"s a step": f"{s:.3f}", "of full": f"{ratio:.2f}"})
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ import dataclasses
 import math
 import os
 import re
+import sys
 import typing
 from dataclasses import dataclass, field, fields
 from types import UnionType
 
+from cli.near import did_you_mean
 from cli.settings_file import read_settings
 from errors import UserError, check
 
@@ -36,7 +38,8 @@ def flag(default, help, allowed=None, **options):
     instead_of: a field of the same group that this one replaces; typing that one drops this one's saved value, typing
     both is refused.
     free_on_resume: --resume may change it, or only "after divergence". training_only: refused where nothing is trained.
-    also: another spelling of the flag's name.
+    reads: a file or folder that must be there; a run that has moved finds it by its place beside the run.
+    also: another spelling of the flag's name. elsewhere: what others call it, words, for "did you mean".
     from_flags: "always", or "when predicting" (--checkpoint): it comes from the flags, not from the saved run.
     """
     kind = "bounds" if isinstance(allowed, str) else "choices"
@@ -117,7 +120,9 @@ def _check_value(group, setting, value):
     check(fits, f"{name} must be {KINDS[kind]}, got {value!r}")
     if choices := setting.metadata.get("choices"):
         for one in value if kind is tuple else (value,):
-            check(isinstance(one, str) and one in choices, f"{name} must be one of {', '.join(choices)}, got {one!r}")
+            near = did_you_mean(one, choices) if isinstance(one, str) else ""
+            known = isinstance(one, str) and one in choices
+            check(known, f"{name} must be one of {', '.join(choices)}, got {one!r}{near}")
     if bounds := setting.metadata.get("bounds"):
         wanted = (
             _in_words(bounds, option(group, setting, "zero")) if value not in (math.inf, -math.inf) else "be finite"
@@ -128,7 +133,8 @@ def _check_value(group, setting, value):
         noun, words = allowed
         names, choose = split_names(value), f"choose from {','.join(words)}"
         unknown = [word for word in names if word not in words]
-        check(not unknown, f"{name}: no {noun} {unknown}; {choose}")
+        near = did_you_mean(unknown[0], words) if unknown else ""
+        check(not unknown, f"{name}: no {noun} {unknown}; {choose}{near}")
         check(names, f"{name} is empty; {choose}")
 
 
@@ -166,8 +172,41 @@ def check_outputs(data, outputs):
 
 
 class FlagParser(argparse.ArgumentParser):
+    """argparse's, but that --batch-size is --batch_size, and errors are one line that says what was perhaps meant.
+
+    elsewhere: {what others call a flag: what it is here}.
+    """
+
+    elsewhere: typing.ClassVar[dict] = {}
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args([self._spelled(word) for word in words], namespace)
+
+    def _spelled(self, word):
+        """A flag with hyphens and underscores as it is known; everything else as it stands."""
+        name, equals, value = word.partition("=")
+        if not name.startswith("--") or name in self._option_string_actions:
+            return word
+        known = {spelling.replace("-", "_"): spelling for spelling in self._option_string_actions}
+        return known.get(name.replace("-", "_"), name) + equals + value
+
     def error(self, message):  # argparse would print the whole usage; the one line that matters would be lost in it
-        raise UserError(f"{message} (--help lists the flags)")
+        raise UserError(f"{message}{self._meant(message)} (--help lists the flags)")
+
+    def _meant(self, message):
+        """A question for what the message complains of, or nothing."""
+        if unknown := re.match(r"unrecognized arguments: (?:.*?--|-?)([\w-]+)", message):
+            names = [spelling[2:] for spelling in self._option_string_actions if spelling.startswith("--")]
+            if unknown[1].lower() in ("true", "false", "yes", "no", "1", "0"):
+                return "; a switch takes no value: type it, or leave it out"
+            return did_you_mean(unknown[1], names, self.elsewhere, "--")
+        if wrong := re.match(r"argument .*: invalid (int|float) value", message):
+            return {"int": "; give a whole number", "float": "; give a number such as 0.1 or 5e-5"}[wrong[1]]
+        if wrong := re.match(r"argument ([\w-]+).*?: invalid choice: '?(.*?)'? \(choose from ", message):
+            actions = [action for action in self._actions if wrong[1] in (*action.option_strings, action.dest)]
+            return did_you_mean(wrong[2], [str(choice) for choice in actions[0].choices]) if actions else ""
+        return ""
 
 
 class Given(set):
@@ -218,6 +257,7 @@ def _parser(settings_class):
         argument_default=argparse.SUPPRESS,  # absent flags stay absent: the dataclasses know the defaults
         allow_abbrev=False,
     )
+    parser.elsewhere = _elsewhere(settings_class)
     parser.add_argument(
         "--settings",
         metavar="FILE",
@@ -239,7 +279,8 @@ def _from_file(settings_class, path, typed):
     found = {}
     for name, value in values.items():
         if name not in everything:
-            raise UserError(f"{path}: there is no flag --{name} here (--help lists the flags)")
+            near = did_you_mean(name, everything, _elsewhere(settings_class), "--")
+            raise UserError(f"{path}: there is no flag --{name} here{near} (--help lists the flags)")
         group, setting = everything[name]
         try:
             value = _as_typed(group, setting, value)
@@ -275,6 +316,12 @@ def _all_settings(settings_class):
     return {s.name: (group.type, s) for group in fields(settings_class) for s in fields(group.type)}
 
 
+def _elsewhere(settings_class):
+    """{what others call a flag: what it is here} of a script."""
+    settings = [setting for _, setting in _all_settings(settings_class).values()]
+    return {word: setting.name for setting in settings for word in setting.metadata.get("elsewhere", "").split()}
+
+
 def _argparse_options(setting):
     help_text = setting.metadata["help"].replace("%", "%%")
     if setting.type is bool:
@@ -295,6 +342,8 @@ def _refuse_idle_flags(settings_class, given):
     everything = _all_settings(settings_class)
     for name in everything.keys() & given.keys():
         requires = option(*everything[name], "requires")
+        if requires and _run_says(*everything[requires[0]], given):
+            continue  # `take_over` looks at what the run says
         if requires and not set(_chosen(*everything[requires[0]], given)) & set(requires[1:]):
             switch = f"--{requires[0]} {'|'.join(requires[1:])}"
             raise UserError(f"--{name} has no effect without {switch}: add it, or leave the flag out")
@@ -304,6 +353,13 @@ def _refuse_idle_flags(settings_class, given):
         if bound and (bound in given or not {"resume", "checkpoint"} & given.keys()):  # else a run knows the bound
             most = given.get(bound, everything[bound][1].default)
             check(given[name] < most, f"--{name} {given[name]} has no effect with --{bound} {most}: give a smaller one")
+
+
+def _run_says(group, setting, given):
+    """Whether a saved run brings this setting along, so that it need not be typed again."""
+    source, typed = option(group, setting, "from_flags"), _family(group, setting) | {setting.name}
+    goes_on = "checkpoint" in given or given.get("resume", False)
+    return goes_on and not typed & given.keys() and not (source == "when predicting" and "checkpoint" in given)
 
 
 def _chosen(group, setting, given):
@@ -378,11 +434,39 @@ def take_over(saved, settings, how):
     for group in fields(settings):
         known = saved.get(group.name, {})
         check(isinstance(known, dict), f"{how.source}/settings.json is damaged: its group {group.name} is {known!r}")
-        merged[group.name] |= _agreed(group.type, known, merged[group.name], how)
+    _refuse_idle_in(saved, settings, how)
+    for group in fields(settings):
+        merged[group.name] |= _agreed(group.type, saved.get(group.name, {}), merged[group.name], how)
     try:
         return settings_from_dict(type(settings), merged)
     except UserError as error:
         raise UserError(f"{how.source}/settings.json does not fit this version of the project: {error}") from error
+
+
+def _refuse_idle_in(saved, settings, how):
+    """Raise UserError for a typed flag that means nothing with what the saved run says."""
+    everything, groups = _all_settings(type(settings)), {s: g.name for g in fields(settings) for s in _names(g.type)}
+    for name in sorted(how.given & everything.keys()):
+        requires = option(*everything[name], "requires")
+        if not requires:
+            continue
+        group, setting = everything[requires[0]]
+        known = saved.get(groups[requires[0]], {})
+        typed = ({setting.name} | _family(group, setting)) & how.given
+        if typed or how.ignores(group, setting) or setting.name not in known:
+            continue  # then the flags say it, and were checked
+        if not set(_chosen(group, setting, known)) & set(requires[1:]):
+            free = how.is_free(group, setting)
+            switch = f"--{requires[0]} {'|'.join(requires[1:])}"
+            chosen = " and ".join(_chosen(group, setting, known)) or option(group, setting, "nothing") or "none"
+            raise UserError(
+                f"{called(name, how.given)} has no effect without {switch}, and {how.source} has {chosen}: "
+                + ("add it, or leave the flag out" if free else "leave the flag out")
+            )
+
+
+def _names(group):
+    return [setting.name for setting in fields(group)]
 
 
 def _agreed(group, saved, typed, how):

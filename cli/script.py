@@ -29,15 +29,13 @@ def start(parse, *arguments):
     """The first thing a script does, before its heavy imports: stops and output become orderly, flags are read."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what a console cannot show is replaced; a log gets each line as it comes
-            stream.reconfigure(errors="replace", line_buffering=True)
     return run_script(parse, *arguments)
 
 
 def _on_signal(number, frame):
     if not _Stops.running or _Stops.asked is not None:  # a second one stops at once
-        os.write(2, f"stopped; {_Stops.hint}\n".encode() if is_main_process() else b"")
+        line = f"stopped; {_Stops.hint}\n".encode(getattr(sys.stderr, "encoding", None) or "utf-8", "replace")
+        os.write(2, line if is_main_process() else b"")
         os._exit(128 + number)
     _Stops.asked = number
     if not _Stops.deferred:
@@ -74,14 +72,21 @@ def say(text="", end="\n"):
     if not is_main_process():
         return
     try:
-        print(text, end=end, flush=True)
+        try:
+            print(text, end=end, flush=True)
+        except UnicodeEncodeError:  # in another's script: ours have told their streams what to do then
+            encoding = sys.stdout.encoding
+            print(str(text).encode(encoding, "replace").decode(encoding), end=end, flush=True)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+        sys.stdout = _nowhere()
 
 
 def run_script(main, *arguments):
     """Call main(*arguments). A UserError or a stop becomes a line on stderr and an exit code; other errors are bugs."""
     _Stops.running = True
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a console cannot show is replaced; a log gets each line as it comes
+            stream.reconfigure(errors="replace", line_buffering=True)
     try:
         result = main(*arguments)
         if several := _processes_that_train_as_one():
@@ -97,10 +102,15 @@ def run_script(main, *arguments):
         _tell(f"stopped; {_Stops.hint}")
         _exit(130)
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.stdout = _nowhere()
         _exit(141)
     finally:
         _Stops.running, _Stops.asked = False, None
+
+
+def _nowhere():
+    """A stream for what nobody reads, for the rest of the process."""
+    return open(os.devnull, "w", encoding="utf-8", errors="replace")
 
 
 def _exit(code):
@@ -121,5 +131,6 @@ def _processes_that_train_as_one():
 
 
 def _tell(line):
-    if is_main_process():
+    """On stderr, by the first process of every host: one may see what the others do not."""
+    if is_main_process() or os.environ.get("LOCAL_RANK") == "0":
         print(line, file=sys.stderr)

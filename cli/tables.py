@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import unicodedata
 
 
 def format_table(rows, title=None, corner=""):
@@ -11,18 +12,31 @@ def format_table(rows, title=None, corner=""):
     rows: {name: text} or {name: {column: text}}; the columns are those of the first row, and a row that lacks one shows
     "-". title: stands above, underlined. corner: what the names are.
     """
-    head = f"{title}\n{'-' * len(title)}\n" if title else ""
-    width = max(map(len, [*rows, corner]))
+    head = f"{title}\n{'-' * columns_of(title)}\n" if title else ""
+    width = max(map(columns_of, [*rows, corner]))
     first = next(iter(rows.values()))
     if not isinstance(first, dict):
-        return head + "".join(f"{name:<{width}}  {value}\n" for name, value in rows.items())
+        return head + "".join(f"{_left(name, width)}  {value}\n" for name, value in rows.items())
     cells = {name: [row.get(column, "-") for column in first] for name, row in rows.items()}
     lines = {corner: list(first)} | cells
-    widths = [max(map(len, column)) for column in zip(*lines.values(), strict=True)]
+    widths = [max(map(columns_of, column)) for column in zip(*lines.values(), strict=True)]
     return head + "".join(
-        f"{name:<{width}}" + "".join(f"  {cell:>{size}}" for cell, size in zip(row, widths, strict=True)) + "\n"
+        _left(name, width) + "".join(f"  {_right(*pair)}" for pair in zip(row, widths, strict=True)) + "\n"
         for name, row in lines.items()
     )
+
+
+def columns_of(text):
+    """How many columns of a terminal a text takes: letters such as Korean's take two each."""
+    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in unicodedata.normalize("NFC", text))
+
+
+def _left(text, width):
+    return text + " " * (width - columns_of(text))
+
+
+def _right(text, width):
+    return " " * (width - columns_of(text)) + text
 
 
 def plus_minus(value):

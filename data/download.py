@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that it runs from anywhere
 
 from cli.flags import Script, Settings, flag, group, parse_flags, split_names
+from cli.near import did_you_mean
 from cli.script import run_script
 from errors import UserError, check
 
@@ -71,7 +72,8 @@ class DownloadOptions(Settings):
             re.fullmatch(r"(https?|file)://[!-~]+", self.url), f"--url {self.url!r} is no address: begin with https://"
         )
         unknown = [name for name in self.names if name not in FILES]
-        check(not unknown, f"--only: the course has no file {unknown[:1]}; choose from {', '.join(FILES)}")
+        near = did_you_mean(unknown[0], FILES) if unknown else ""
+        check(not unknown, f"--only: the course has no file {unknown[:1]}; choose from {', '.join(FILES)}{near}")
 
     @property
     def names(self):

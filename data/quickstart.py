@@ -3,6 +3,7 @@
 It gives the two commands that you would give yourself, shows them, and sums up what they did.
 """
 
+import argparse
 import itertools
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from cli.flags import FlagParser
 from cli.script import run_script
 from cli.tables import format_table, plus_minus
 from datasets import load_sonnets
@@ -104,5 +106,11 @@ def _side_by_side(left, right):
     return [f"{one:<{width}}   {other}".rstrip() for one, other in itertools.zip_longest(left, right, fillvalue="")]
 
 
+def parse(arguments=None):
+    """It takes no flags, but says so, and --help what it does."""
+    FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(arguments)
+
+
 if __name__ == "__main__":
+    run_script(parse)
     run_script(main)

@@ -1,5 +1,7 @@
-"""Loading and batching of the course's data. (Hugging Face's package of the same name is not used in this project.)"""
+"""Loading and batching of the course's data. (Hugging Face's package of the same name is not used in this project, but
+can stand beside it: namesake.py.)"""
 
+import namesake
 from datasets.batching import LengthGroupedBatches, pad
 from datasets.paraphrase import (
     ParaphraseDetectionDataset,
@@ -23,3 +25,5 @@ __all__ = [
     "load_tokenizer",
     "pad",
 ]
+
+namesake.join()

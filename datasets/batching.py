@@ -24,6 +24,11 @@ def pad(rows, pad_id, side="right"):
     return input_ids, attention_mask
 
 
+# What a batch says besides where several processes share the work, a value a row:
+IDLE = "idle"  # it stands in for a row that this process lacks, and counts for nothing
+MEAN_LENGTH = "mean_length"  # tokens a row of the whole batch, all processes together
+
+
 def rows_of(batch):
     """How many rows a batch has. batch: {name: tensor or list}, a row each in their first axis."""
     return max(map(len, batch.values()))
@@ -74,8 +79,10 @@ class LengthGroupedBatches:
     epoch, as a function of the seed and the epoch alone, so that a resumed run sees what it would have seen. Rows are
     shuffled, sorted by length within pools of POOL batches, cut into batches, and the batches are shuffled. Without
     shuffle the longest rows come first: if they fit into memory, all do.
-    rank, world: this process and how many share the work. While training (shuffle) each gets the same number of
-    batches, a few of them twice if need be; else each row goes to exactly one process.
+    rank, world: this process and how many share the work; batch_size: rows of each of them. While training (shuffle)
+    the batches are those of one process with world times the rows, and the rows of each are dealt out in turn, so that
+    every step is the step of one process. Where the last batch has fewer rows than there are processes, those without
+    one take its first row, marked IDLE. Without shuffle whole batches are dealt out.
     """
 
     POOL = 32
@@ -85,25 +92,41 @@ class LengthGroupedBatches:
         self.seed, self.rank, self.world = seed, rank, world
 
     def __len__(self):
-        batches = -(-len(self.dataset) // self.batch_size)
         if self.shuffle:
-            return -(-batches // self.world)
-        return len(range(self.rank, batches, self.world))
+            return -(-len(self.dataset) // (self.batch_size * self.world))
+        return len(range(self.rank, -(-len(self.dataset) // self.batch_size), self.world))
 
     def epoch(self, number, start=0):
         """The batches of an epoch, one after the other, from batch `start` on."""
-        for rows in self._rows(number)[start:]:
-            yield self.dataset.collate_fn([self.dataset[row] for row in rows])
+        if not self.shuffle:
+            for rows in self._longest_first()[self.rank :: self.world][start:]:
+                yield self._collated(rows)
+            return
+        for rows in self._drawn(number)[start:]:
+            mine = rows[self.rank :: self.world]
+            batch = self._collated(mine or rows[:1])
+            yield batch if self.world == 1 else batch | self._of_all(rows, mine)
 
     def __iter__(self):
         return self.epoch(0)
 
-    def _rows(self, epoch):
+    def _collated(self, rows):
+        return self.dataset.collate_fn([self.dataset[row] for row in rows])
+
+    def _of_all(self, rows, mine):
+        mean = sum(self.dataset.lengths[row] for row in rows) / len(rows)
+        return {MEAN_LENGTH: [mean] * max(1, len(mine))} | ({} if mine else {IDLE: [True]})
+
+    def _longest_first(self):
+        """The rows of every batch, in the order of their lengths."""
         lengths, size = self.dataset.lengths, self.batch_size
+        order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        return [order[i : i + size] for i in range(0, len(order), size)]
+
+    def _drawn(self, epoch):
+        """The rows of every batch of an epoch, all processes together."""
+        lengths, size = self.dataset.lengths, self.batch_size * self.world
         order = list(range(len(lengths)))
-        if not self.shuffle:
-            order.sort(key=lambda row: -lengths[row])
-            return [order[i : i + size] for i in range(0, len(order), size)][self.rank :: self.world]
         shuffled = random.Random(f"{self.seed}-{epoch}")
         shuffled.shuffle(order)
         pool = self.POOL * size
@@ -111,6 +134,4 @@ class LengthGroupedBatches:
         order = [row for rows in pools for row in rows]
         batches = [order[i : i + size] for i in range(0, len(order), size)]
         shuffled.shuffle(batches)
-        missing = -len(batches) % self.world
-        batches += (batches * self.world)[:missing]
-        return batches[self.rank :: self.world]
+        return batches

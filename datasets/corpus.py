@@ -25,7 +25,7 @@ from config import END_OF_TEXT
 from datasets.batching import pad
 from datasets.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from errors import UserError, check
-from files import is_a, read_blocks, read_json
+from files import is_a, read_blocks, read_json, where_it_may_be
 
 HELD_OUT_SHARE = 0.01  # of all text, where no files are named
 SHORT = 5_000  # characters; a shorter document is held out whole or not at all
@@ -44,7 +44,7 @@ class Corpus:
     def __init__(self, folder, held_out=()):
         folder = Path(folder)
         if not folder.is_dir():
-            raise UserError(f"--corpus: {folder} is no folder; give one with .txt files")
+            raise UserError(f"--corpus: {folder} is no folder; give one with .txt files: {where_it_may_be(folder)}")
         files = [path for path in sorted(folder.rglob("*")) if not path.is_dir()]
         paths = [path for path in files if path.suffix.lower() == ".txt"]
         self.paths = {path.relative_to(folder).as_posix(): path for path in paths}

@@ -99,9 +99,8 @@ def _shortened(first, second, tokenizer, max_length):
     """Token ids of the prompt with both questions cut, the longer one first, until it fits into max_length tokens."""
     questions = [tokenizer.encode(first).ids, tokenizer.encode(second).ids]
     while True:
-        ids = tokenizer.encode(
-            PROMPT.format(first=tokenizer.decode(questions[0]), second=tokenizer.decode(questions[1]))
-        ).ids
+        texts = [tokenizer.decode(ids).rstrip("\ufffd") for ids in questions]  # half a letter is none
+        ids = tokenizer.encode(PROMPT.format(first=texts[0], second=texts[1])).ids
         if len(ids) <= max_length:
             return ids
         if not any(questions):

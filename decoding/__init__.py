@@ -1,5 +1,6 @@
 """How a text is continued: one idea a file. (generation: the loop over the cache; sampling; rules; beam.)"""
 
+import namesake  # noqa: F401 - before anything imports `datasets`
 from decoding.beam import beam_search
 from decoding.generation import generate
 from decoding.rules import Rules

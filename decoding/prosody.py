@@ -5,7 +5,7 @@ They need a pronouncing dictionary (CMU's, through the optional package `pronoun
 
 import re
 
-from datasets.sonnets import lines_of
+from datasets.sonnets import lines_of, tail_of
 from errors import UserError
 
 RHYME_SCHEME = "ABABCDCDEFEFGG"
@@ -69,6 +69,15 @@ def measure_form(texts, given_lines, pronouncing):
         "rhymes": sum(known) / max(1, len(known)),
         "rhymes known": len(known) / max(1, len(outcomes)),
     }
+
+
+def distinct_ngrams(texts, n):
+    """The share of different n-grams of words among all in the lines written, marks left out (Li et al. 2016)."""
+    grams = []
+    for text in texts:
+        words = words_of(tail_of(text).replace("\n", " "))
+        grams += [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / max(1, len(grams))
 
 
 def rhyming_pairs():

@@ -29,16 +29,17 @@ def next_token_logits(embedding, hidden_states):
 class GPT2Steps:
     """GPT-2 that continues prompts (lists of token ids, none empty) as one left-padded batch.
 
-    Raises UserError if the longest prompt leaves no room in the model's context.
+    head: (B, D) -> (B, V), of a model that was packed for writing (modules/packed.py). Raises UserError if the longest
+    prompt leaves no room in the model's context.
     """
 
-    def __init__(self, gpt2, prompts, max_new_tokens):
+    def __init__(self, gpt2, prompts, max_new_tokens, head=None):
         longest, context = max(map(len, prompts)), gpt2.context
         if longest >= context:
             raise UserError(
                 f"a prompt of {longest} tokens leaves no room in the model's context of {context}: shorten it"
             )
-        self.gpt2, self.limit = gpt2, min(max_new_tokens, context - longest)
+        self.gpt2, self.head, self.limit = gpt2, head, min(max_new_tokens, context - longest)
         device = gpt2.word_embedding.weight.device
         input_ids, self.mask = (x.to(device) for x in pad(prompts, pad_id=0, side="left"))
         capacity = longest + self.limit + gpt2.config.max_position_embeddings - context  # room for virtual tokens, too
@@ -49,7 +50,7 @@ class GPT2Steps:
     @torch.no_grad()
     def _next(self, input_ids):
         hidden = self.gpt2(input_ids, self.mask, self.cache)["last_hidden_state"][:, -1]
-        return next_token_logits(self.gpt2.word_embedding.weight, hidden)
+        return self.head(hidden) if self.head else next_token_logits(self.gpt2.word_embedding.weight, hidden)
 
     def advance(self, tokens):
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=1)

@@ -27,11 +27,11 @@ class SonnetWriter:
     """Completes prompts (sonnets without their last lines).
 
     settings: DecodingSettings. batch_size: rows at a time. lexicon and templates: for settings.decode == "template",
-    a decoding.template.Lexicon and {template: weight}.
+    a decoding.template.Lexicon and {template: weight}. head: as from modules.packed.pack, of a gpt2 that was packed.
     """
 
-    def __init__(self, gpt2, tokenizer, settings, batch_size, lexicon=None, templates=None):
-        self.gpt2, self.tokenizer, self.batch_size = gpt2, tokenizer, batch_size
+    def __init__(self, gpt2, tokenizer, settings, batch_size, lexicon=None, templates=None, head=None):
+        self.gpt2, self.head, self.tokenizer, self.batch_size = gpt2, head, tokenizer, batch_size
         self.settings = dataclasses.replace(settings, temperature=0.0) if settings.decode == "greedy" else settings
         self.lexicon, self.templates = lexicon, templates
         self.end_of_text = tokenizer.token_to_id(END_OF_TEXT)
@@ -86,7 +86,7 @@ class SonnetWriter:
         ]
 
     def _steps(self, ids):
-        return GPT2Steps(self.gpt2, ids, self.settings.max_new_tokens)
+        return GPT2Steps(self.gpt2, ids, self.settings.max_new_tokens, self.head)
 
     def _encode(self, prompt):
         return self.tokenizer.encode(f"{prompt}\n").ids  # a new line: line 4 begins

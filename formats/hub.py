@@ -14,7 +14,7 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 
 from config import MODEL_SIZES
 from errors import UserError, check
-from files import read_json, shortened
+from files import read_json, shortened, where_it_may_be
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -48,7 +48,10 @@ def find_model(model):
         return folder
     if not _HUB_NAME.fullmatch(model):
         check(not folder.is_dir(), f"{model} holds no config.json: it is no model folder in Hugging Face layout")
-        raise UserError(f"model folder {model} does not exist: give a folder with config.json and model.safetensors")
+        raise UserError(
+            f"model folder {model} does not exist: give a folder with config.json and model.safetensors; "
+            f"{where_it_may_be(model)}"
+        )
     try:
         return _from_hub(model)
     except UserError as error:

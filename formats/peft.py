@@ -54,7 +54,7 @@ def read_folder(folder):
     config, weights = Path(folder, "adapter_config.json"), Path(folder, "adapter_model.safetensors")
     for path in (config, weights):
         if not path.is_file():
-            raise UserError(f"{folder} is no peft folder: it has no {path.name}")
+            raise UserError(f"{folder} is no peft folder: it has no {path.name}; give one that peft has saved")
     record = read_json(config, {"peft_type": str}, TYPES, remedy="export it again")
     try:
         return record, load_file(weights)

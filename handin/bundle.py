@@ -8,7 +8,10 @@ from errors import check
 from files import check_writable, write_bytes
 
 NAME = "cs224n_default_final_project_submission.zip"
-LEFT_OUT = {"tests", "course", "benchmarks", "data", "docs", "experiments", "predictions", "runs", "build", "dist"}
+LEFT_OUT = {
+    *("tests", "course", "notebooks", "benchmarks", "data", "docs", "experiments"),
+    *("predictions", "runs", "build", "dist"),
+}
 MORE = ("README.md", "LICENSE", "requirements.txt", "requirements-extra.txt")
 DATE = (1980, 1, 1, 0, 0, 0)  # the same files give the same bytes
 

@@ -15,7 +15,7 @@ from datasets.paraphrase import load_paraphrase_data
 from datasets.sentiment import load_sentiment_data
 from datasets.sonnets import SONNET_LINES, is_heading, lines_of, load_sonnets
 from errors import UserError, check
-from files import read_text
+from files import not_utf8, read_text, where_it_may_be
 
 TASKS = ("sonnets", "pairs", *CLASSES)
 TITLES = {"pairs": "Predicted_Is_Paraphrase"} | dict.fromkeys(CLASSES, "Predicted_Sentiment")
@@ -31,11 +31,14 @@ def read_hand_in(path, most_bytes=MOST_BYTES):
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: check the path") from error
+        raise UserError(f"{path} does not exist: {where_it_may_be(path)}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): check its permissions") from error
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise UserError(f"{path} is a {'folder' if stat.S_ISDIR(mode) else 'device or a pipe'}: give a file")
     with os.fdopen(handle, "rb") as file:
-        check(stat.S_ISREG(os.fstat(handle).st_mode), f"{path} is a device or a pipe: give a file")
         data = file.read(most_bytes + 1)
     check(len(data) <= most_bytes, f"{path} has more than {most_bytes:,} bytes: no hand-in is that long")
     check(data.strip(), f"{path} is empty: write the predictions first")
@@ -44,7 +47,7 @@ def read_hand_in(path, most_bytes=MOST_BYTES):
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
+        raise not_utf8(path, error) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

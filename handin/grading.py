@@ -15,7 +15,17 @@ from sacrebleu.metrics import CHRF
 
 from datasets.sonnets import head_of, tail_of
 from errors import UserError, check
-from evaluation import accuracy, answer_token, chrf, macro_f1, score_sonnets, sonnet_floors
+from evaluation import (
+    accuracy,
+    answer_token,
+    chrf,
+    interval,
+    macro_f1,
+    resample_counts,
+    score_sonnets,
+    sonnet_floors,
+    texts_resampled,
+)
 from handin.boards import entries_of, gradescope_record, gradescope_test, plain_name
 from handin.checks import POSSIBLE, check_file
 
@@ -49,29 +59,15 @@ def grade_answers(predictions, truths, possible, resamples=RESAMPLES):
     marked = draws.sum(1) + draws.sum(2)  # 2 TP + FP + FN of each class
     f1 = np.where(marked, 2 * hits / np.maximum(marked, 1), 0).sum(1) / (marked > 0).sum(1)
     return {
-        "accuracy": (accuracy(predictions, truths), *_interval(hits.sum(1) / len(truths))),
-        "macro-F1": (macro_f1(predictions, truths), *_interval(f1)),
+        "accuracy": (accuracy(predictions, truths), *interval(hits.sum(1) / len(truths))),
+        "macro-F1": (macro_f1(predictions, truths), *interval(f1)),
     }
 
 
 def _grade_sonnets(sonnets, gold, resamples):
-    counts = np.random.default_rng(SEED).multinomial(len(gold), np.full(len(gold), 1 / len(gold)), resamples)
-    scores = score_sonnets(sonnets, gold)
+    counts, scores = resample_counts(len(gold), resamples, SEED), score_sonnets(sonnets, gold)
     texts = {"chrF whole": (sonnets, gold), "chrF continuation": ([*map(tail_of, sonnets)], [*map(tail_of, gold)])}
-    return {name: (scores[name], *_interval(_chrf_of_draws(*texts[name], counts))) for name in texts}
-
-
-def _chrf_of_draws(hypotheses, references, counts):
-    """Corpus chrF of each draw. counts: (R, N), how often each draw has each text. (sacrebleu's own bootstrap draws,
-    too, but keeps the scores of its draws to itself; the statistics of texts add up.)"""
-    metric = CHRF()
-    statistics = np.array(metric._extract_corpus_statistics(hypotheses, [references]))
-    return [metric._compute_score_from_stats(total.tolist()).score for total in counts @ statistics]
-
-
-def _interval(scores):
-    low, high = np.quantile(scores, (0.025, 0.975))
-    return float(low), float(high)
+    return {name: (scores[name], *interval(texts_resampled(CHRF(), *texts[name], counts))) for name in texts}
 
 
 def floors(task, gold, training=None):

@@ -1,0 +1,1 @@
+import namesake  # noqa: F401 - before anything imports `datasets`

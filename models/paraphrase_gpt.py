@@ -42,12 +42,13 @@ class ParaphraseGPT(nn.Module):
             )
         self.register_buffer("answer_ids", torch.tensor(answer_ids), persistent=False)
 
-    def forward(self, input_ids, attention_mask, labels=None, vocabulary_logits=False):
+    def forward(self, input_ids, attention_mask, labels=None, vocabulary_logits=False, mean_length=None):
         """Logits (B, 2) of "no" and "yes" or, given labels (B,) of 0 and 1, (loss, count).
 
         vocabulary_logits: (B, V) instead, -inf but at the two answers, so that argmax gives the answer's token id.
         loss: the sum of the cross entropies in nats, plus B times the pooling's penalty and B times lm_weight times the
-        mean language-model loss of the prompts' tokens (Radford et al. 2018, 3.2); count: B.
+        mean language-model loss of the prompts' tokens (Radford et al. 2018, 3.2); count: B. mean_length: tokens a row
+        of a larger batch that these rows are a part of; then that mean is over all of its tokens.
         """
         hidden_states = self.gpt(input_ids, attention_mask)["last_hidden_state"]
         pooled, penalty = self.pooling(hidden_states, attention_mask)
@@ -57,7 +58,8 @@ class ParaphraseGPT(nn.Module):
             if self.lm_weight:
                 embedding = self.gpt.word_embedding.weight
                 lm_loss, tokens = next_token_loss(hidden_states, embedding, input_ids, attention_mask)
-                loss = loss + len(labels) * self.lm_weight * lm_loss / tokens
+                targets = tokens / len(labels) if mean_length is None else mean_length - 1  # of a row
+                loss = loss + self.lm_weight * lm_loss / targets
             return loss, len(labels)
         if vocabulary_logits:
             everywhere = logits.new_full((len(logits), self.gpt.config.vocab_size), float("-inf"))

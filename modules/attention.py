@@ -59,8 +59,8 @@ class CausalSelfAttention(nn.Module):
 
 def _slow_when_fused(query, key):
     """On the CPU the fused kernel's backward pass takes, in bf16, two to ten times the time of the spelled-out one, up
-    to about this length."""
-    return query.dtype == torch.bfloat16 and key.size(-2) <= 512
+    to about this length; fp16 goes the same way."""
+    return query.dtype in (torch.bfloat16, torch.float16) and key.size(-2) <= 512
 
 
 def reference_attention(query, key, value, mask=None, dropout=None):

@@ -15,6 +15,7 @@ Legend: N positions, D width, V vocabulary, C positions a chunk.
 import torch
 
 CHUNK = 512
+SHRINK = 64.0  # a power of two, so that both ways are exact
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -46,7 +47,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if wants_hidden:
                     torch.mm(gradient, matrix, out=grad_hidden[start : start + CHUNK])
                 if wants_weight:
-                    grad_weight += gradient.t() @ h
+                    grad_weight += _weight_gradient(gradient, h)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.hidden_dtype = hidden_states.dtype
         return loss
@@ -54,9 +55,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_loss):
         grad_hidden, grad_weight = ctx.saved_tensors
-        grad_hidden = None if grad_hidden is None else (grad_hidden * grad_loss).to(ctx.hidden_dtype)
+        # in fp32: a scaled loss's gradient times that of a hidden state can be more than fp16 holds
+        grad_hidden = None if grad_hidden is None else (grad_hidden.float() * grad_loss).to(ctx.hidden_dtype)
         grad_weight = None if grad_weight is None else grad_weight * grad_loss
         return grad_hidden, grad_weight, None, None
+
+
+def _weight_gradient(gradient, hidden):
+    """(C, V), (C, D) -> (V, D). In fp16 of hidden states made smaller: else the sum over a chunk could overflow, which
+    no loss scale would change. (Softmax itself is at most 1; what of it is below 6e-8 counts as 0.)"""
+    if gradient.dtype != torch.float16:
+        return gradient.t() @ hidden
+    return (gradient.t() @ (hidden / SHRINK)).float() * SHRINK
 
 
 def _autocasting(tensor):

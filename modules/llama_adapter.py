@@ -42,7 +42,7 @@ def apply_llama_adapter(gpt2, settings):
     """Fill the kv_adapter slot of the top layers. settings: LlamaAdapterSettings. Raises UserError."""
     layers = len(gpt2.gpt_layers)
     count = settings.llama_layers or max(1, layers - 1)
-    check(count <= layers, f"--llama_layers {count}: the model has {layers} layers")
+    check(count <= layers, f"--llama_layers {count}: the model has {layers} layers; give at most so many")
     gates = 1 if settings.llama_gate == "scalar" else gpt2.config.num_attention_heads
     device = gpt2.word_embedding.weight.device
     for layer in gpt2.gpt_layers[layers - count :]:

@@ -51,8 +51,8 @@ class SimplePooling(nn.Module):
         if self.kind == "last":
             return last_token(hidden_states, mask), 0.0
         if self.kind == "mean":
-            total = (hidden_states * real.unsqueeze(-1)).sum(dim=1)
-            return total / real.sum(dim=1, keepdim=True).clamp(min=1), 0.0
+            total = (hidden_states * real.unsqueeze(-1)).float().sum(dim=1)  # in fp16 it could overflow
+            return (total / real.sum(dim=1, keepdim=True).clamp(min=1)).to(hidden_states.dtype), 0.0
         lowest = torch.finfo(hidden_states.dtype).min
         highest = hidden_states.masked_fill(~real.unsqueeze(-1), lowest).amax(dim=1)
         return highest * real.any(dim=1, keepdim=True), 0.0

@@ -7,10 +7,12 @@ global, no window.
 import html
 import io
 import re
+import warnings
 from dataclasses import dataclass
 from itertools import cycle
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -20,6 +22,8 @@ from reporting.measures import BINS
 
 INK = "#123456"  # stands for the page's text colour
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")  # Okabe & Ito (2008)
+# Fonts of Windows, macOS and Linux with letters that matplotlib's own has not: for names of runs in Korean
+MORE_FONTS = ("Malgun Gothic", "Apple SD Gothic Neo", "NanumGothic", "Noto Sans CJK KR", "Noto Sans CJK JP")
 STYLE = {
     "svg.fonttype": "none",  # text stays text
     "font.size": 10,
@@ -61,7 +65,8 @@ class Plot:
     def svg(self):
         """An <svg> element for a page."""
         text = io.StringIO()
-        with matplotlib.rc_context(STYLE | {"svg.hashsalt": self.name}):
+        with matplotlib.rc_context(STYLE | {"svg.hashsalt": self.name}), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing")  # text stays text: the reader's fonts draw it
             figure = self._figure(INK)
             figure.patch.set_alpha(0.0)
             for axes in figure.axes:
@@ -74,8 +79,10 @@ class Plot:
 
     def png(self):
         """The bytes of a PNG on white, 200 dots an inch."""
-        buffer = io.BytesIO()
-        FigureCanvasAgg(self._figure("#000000")).figure.savefig(buffer, format="png", dpi=200, facecolor="white")
+        buffer, installed = io.BytesIO(), {font.name for font in font_manager.fontManager.ttflist}
+        fonts = ["DejaVu Sans", *(name for name in MORE_FONTS if name in installed)]
+        with matplotlib.rc_context({"font.family": fonts}):
+            FigureCanvasAgg(self._figure("#000000")).figure.savefig(buffer, format="png", dpi=200, facecolor="white")
         return buffer.getvalue()
 
 

@@ -26,13 +26,15 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def pytest_addoption(parser):
-    parser.addoption("--auto", choices=("fp32", "bf16"), help="what --precision auto takes, whatever the processor has")
+    parser.addoption(
+        "--auto", choices=("fp32", "bf16", "fp16"), help="what --precision auto takes, whatever the processor has"
+    )
 
 
 @pytest.fixture(autouse=True)
 def _forced_precision(request, monkeypatch):
     if wanted := request.config.getoption("--auto"):
-        monkeypatch.setattr(training.assembly, "has_native_bf16", lambda device: wanted == "bf16")
+        monkeypatch.setattr(training.assembly, "auto_precision", lambda device: wanted)
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from tests.helpers import RandomRows
 from tests.inputs import ROOT
 from tests.tiny import forget_accelerate_state
 from training.assembly import make_accelerator
-from training.loop import TrainingLoop, total_steps
+from training.loop import TrainingLoop, to_device, total_steps
 from training.runs import Run, content_hash
 from tuning.attach import attach
 
@@ -52,7 +52,8 @@ def train(
     def evaluate(model):
         if score is not None:
             return {"score": score}
-        loss, count = language_model_loss(model, dev.collate_fn([dev[i] for i in range(3)]))
+        batch = to_device(dev.collate_fn([dev[i] for i in range(3)]), accelerator.device)
+        loss, count = language_model_loss(model, batch)
         return {"score": -(loss / count).item()}
 
     run = Run(Path(folder), resumed=resumed, total_steps=(steps := total_steps(batches, settings)))

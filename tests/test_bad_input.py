@@ -13,6 +13,7 @@ import sonnet_generation
 from cli.flags import parse_flags
 from cli.script import run_script
 from config import ParaphraseSettings, SonnetSettings
+from files import where_it_may_be
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = {"sonnet": (sonnet_generation, SonnetSettings), "paraphrase": (paraphrase_detection, ParaphraseSettings)}
@@ -155,6 +156,7 @@ CASES_OF_BOTH = [
     ("no such linear", "--lora --lora_targets query,c_attn", {}, "--lora_targets: no linear ['c_attn']"),
     ("idle flag", "--lora_rank 8", {}, "--lora_rank has no effect without --tuning lora|qlora"),
     ("unknown flag", "--lerning_rate 1", {}, "unrecognized arguments: --lerning_rate 1"),
+    ("a file to be the run's folder", "--run_dir dev.csv", {}, "--run_dir dev.csv is a file: give a folder"),
     ("not a number", "--epochs ten", {}, "--epochs: invalid int value: 'ten'"),
     ("learning rate", "--lr 0", {}, "--lr must be positive, got 0.0"),
 ]
@@ -230,14 +232,12 @@ FIRST_FILES = {
 
 
 @pytest.mark.parametrize("script", FIRST_FILES)
-def test_the_real_script_exits_with_2_and_one_line(tmp_path, script):
+def test_the_real_script_exits_with_2_and_one_line(tmp_path, monkeypatch, script):
     """With all imports and libraries, whose warnings would be further lines."""
+    monkeypatch.chdir(tmp_path)  # which the advice depends on
     outcome = subprocess.run(
         [sys.executable, ROOT / script], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
     )
     assert outcome.returncode == 2
-    assert (
-        outcome.stderr
-        == f"error: {FIRST_FILES[script]} does not exist: check the path, or put the course's file there\n"
-    )
+    assert outcome.stderr == f"error: {FIRST_FILES[script]} does not exist: {where_it_may_be(FIRST_FILES[script])}\n"
     assert list(tmp_path.iterdir()) == []

@@ -2,7 +2,6 @@
 
 import itertools
 import random
-from collections import Counter
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from datasets import (
     SonnetsDataset,
     pad,
 )
+from datasets.batching import IDLE
 from tests.helpers import Rows
 
 
@@ -98,18 +98,30 @@ def test_batches_grouped_by_length_need_few_pads(tokenizer, shuffle):
     assert counted == pads_in(LengthGroupedBatches(Rows(lengths[:200]), 8, shuffle).epoch(1), lengths)
 
 
+class NamedRows(Rows):
+    """Rows whose batches are dicts, as those of real data are."""
+
+    def collate_fn(self, items):
+        return {"rows": items}
+
+
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("count", [1, 5, 8, 9, 61, 100])
 def test_training_batches_are_shared_out_evenly(count, world):
+    """Together they are, step by step, the batches of one process with as many rows."""
     lengths, size = random_lengths(count), 4
-    alone = list(LengthGroupedBatches(Rows(lengths), size, True, 7).epoch(2))
-    ranks = [LengthGroupedBatches(Rows(lengths), size, True, 7, rank, world) for rank in range(world)]
+    alone = list(LengthGroupedBatches(NamedRows(lengths), size * world, True, 7).epoch(2))
+    ranks = [LengthGroupedBatches(NamedRows(lengths), size, True, 7, rank, world) for rank in range(world)]
     drawn = [list(rank.epoch(2)) for rank in ranks]
-    assert [len(batches) for batches in drawn] == [len(rank) for rank in ranks] == [-(-len(alone) // world)] * world
-    everywhere = Counter(tuple(rows) for batches in drawn for rows in batches)
-    assert everywhere.keys() == {tuple(rows) for rows in alone}  # the very batches of one process
-    if len(alone) >= world:
-        assert sum(everywhere.values()) - len(alone) < world and max(everywhere.values()) <= 2
+    assert [len(batches) for batches in drawn] == [len(rank) for rank in ranks] == [len(alone)] * world
+    for whole, parts in zip(alone, zip(*drawn, strict=True), strict=True):
+        counted = [row for part in parts if IDLE not in part for row in part["rows"]]
+        assert sorted(counted) == sorted(whole["rows"]) and IDLE not in whole
+        sizes = [0 if IDLE in part else len(part["rows"]) for part in parts]
+        assert max(sizes) <= size and max(sizes) - min(sizes) <= 1
+        assert all(part["rows"] == whole["rows"][:1] for part in parts if IDLE in part)
+    later = list(LengthGroupedBatches(NamedRows(lengths), size, True, 7, world - 1, world).epoch(2, start=1))
+    assert later == drawn[-1][1:]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

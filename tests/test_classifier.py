@@ -104,7 +104,7 @@ def test_only_the_last_linear_layer_is_kept_and_loads_again(review_flags, tmp_pa
     run(classifier, [*without(review_flags, "--epochs", "--lr"), "--checkpoint", "run", "--only", "cfimdb"])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("method", [*TUNING_METHODS, "ptuning --ptuning_encoder lstm", None])
 def test_every_method_goes_through_and_back(review_flags, tmp_path, method, precision):
     """Trained, kept, and loaded again to the same files."""

@@ -111,6 +111,9 @@ IN_BOTH += [
 ADD_IT = "add it, or leave the flag out"
 
 
+HELP = "(--help lists the flags)"
+
+
 IN_SONNETS = [
     ("--temperature -1", "--temperature must be 0 (greedy) or more, got -1.0"),
     ("--top_p 0", "--top_p must be in (0, 1], got 0.0"),
@@ -241,11 +244,20 @@ def test_targets_are_listed_once():
     "arguments, message",
     [
         (["--no_such_flag"], "unrecognized arguments: --no_such_flag (--help lists the flags)"),
-        (["--epoch", "3"], "unrecognized arguments: --epoch 3 (--help lists the flags)"),
+        (["--epoch", "3"], "unrecognized arguments: --epoch 3; did you mean --epochs? (--help lists the flags)"),
         (["stray"], "unrecognized arguments: stray (--help lists the flags)"),
-        (["--epochs", "ten"], "argument --epochs: invalid int value: 'ten' (--help lists the flags)"),
-        (["--epochs", "1.5"], "argument --epochs: invalid int value: '1.5' (--help lists the flags)"),
-        (["--lr", "fast"], "argument --lr: invalid float value: 'fast' (--help lists the flags)"),
+        (
+            ["--epochs", "ten"],
+            "argument --epochs: invalid int value: 'ten'; give a whole number (--help lists the flags)",
+        ),
+        (
+            ["--epochs", "1.5"],
+            "argument --epochs: invalid int value: '1.5'; give a whole number (--help lists the flags)",
+        ),
+        (
+            ["--lr", "fast"],
+            "argument --lr: invalid float value: 'fast'; give a number such as 0.1 or 5e-5 (--help lists the flags)",
+        ),
         (["--epochs"], "argument --epochs: expected one argument (--help lists the flags)"),
     ],
 )
@@ -300,7 +312,7 @@ NOT_DEFAULT_IN_BOTH = (
     "--lr 3.3e-5 --weight_decay 0.1 --schedule cosine --warmup_ratio 0.5 --gradient_accumulation 2 "
     "--max_grad_norm 0.5 --beta2 0.9 --patience 1 --use_gpu --precision bf16 --eval_batch_size 4 --merge --run_dir r "
     "--resume --tuning prompt llama_adapter top_layers --prompt_length 3 --llama_length 3 --llama_layers 2 "
-    "--llama_gate head --top_layers_count 1 --save_minutes 3 --log_with wandb"
+    "--llama_gate head --top_layers_count 1 --save_minutes 3 --log_with wandb --shard"
 )
 
 

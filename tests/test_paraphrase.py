@@ -140,7 +140,7 @@ def test_malformed_rows_of_the_test_file_are_answered_all_the_same(pairs_file, c
 @pytest.mark.parametrize(
     "content, message",
     [
-        (None, " does not exist: check the path, or put the course's file there"),
+        (None, " does not exist: check the path"),
         ("folder", " is a folder: give the file itself"),
         (b"", " is empty: put the data there first"),
         (b"\xef\xbb\xbf \r\n\n", " is empty: put the data there first"),

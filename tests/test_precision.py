@@ -1,6 +1,6 @@
-"""Every tuning method x decoder in fp32 and bf16 by flag, whatever the processor would take by itself.
+"""Every tuning method x decoder in fp32, bf16 and fp16 by flag, whatever the processor would take by itself.
 
-(Both scripts from end to end, with every method in both precisions: test_scripts.py.)
+(Both scripts from end to end, with every method in all three: test_scripts.py.)
 """
 
 import pytest
@@ -12,7 +12,7 @@ from datasets.sonnets import lines_of
 from decoding.template import Lexicon, load_tagger
 from decoding.writer import SonnetWriter
 from models.sonnet_gpt import SonnetGPT
-from training.assembly import assemble
+from training.assembly import HALF, assemble
 
 POEM = "\n".join(f"bee {('no', 'yes', 'eye')[line % 3]}," for line in range(14))
 PROMPT = "\n".join(POEM.splitlines()[:3])
@@ -27,7 +27,7 @@ DECODERS = {
 }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method or "full")
 def test_every_method_with_every_decoder(model_folder, method, precision):
     """A step's loss and gradients under autocast, then texts from the model cast as the script casts it."""
@@ -42,7 +42,8 @@ def test_every_method_with_every_decoder(model_folder, method, precision):
     settings, _ = parse_flags(SonnetSettings, flags)
     tuned = assemble(settings)
     ids = torch.randint(0, 8600, (2, 9))
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+    wanted = HALF.get(precision, torch.float32)
+    with torch.autocast("cpu", wanted, enabled=precision != "fp32"):
         loss, count = SonnetGPT(tuned.gpt2).train()(ids, torch.ones_like(ids), return_loss=True)
     (loss / count).backward()
     trained = [p for p in tuned.gpt2.parameters() if p.requires_grad]
@@ -50,7 +51,6 @@ def test_every_method_with_every_decoder(model_folder, method, precision):
 
     tuned.gpt2.eval()
     tuned.cast_for_prediction(precision)
-    wanted = torch.bfloat16 if precision == "bf16" else torch.float32
     assert tuned.gpt2.word_embedding.weight.dtype == wanted
     lexicon = Lexicon([POEM], load_tagger()[0], {})
     for name, more in DECODERS.items():

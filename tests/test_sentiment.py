@@ -73,7 +73,7 @@ def test_every_id_of_the_test_file_is_there(reviews_file, capsys):
 @pytest.mark.parametrize(
     "content, classes, message",
     [
-        (None, 5, " does not exist: check the path, or put the course's file there"),
+        (None, 5, " does not exist: check the path"),
         ("", 5, " is empty: put the data there first"),
         (HEADER + "0\ta\tb\t5\n", 5, ", line 2: sentiment is '5', it must be 0, 1, 2, 3 or 4"),
         (HEADER + "0\ta\tb\t1\n1\tc\td\t2\n", 2, ", line 3: sentiment is '2', it must be 0 or 1"),

@@ -83,8 +83,8 @@ def test_what_is_refused_when_typed_is_refused_in_a_file(recipe, settings_class,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("epoch = 3", ": there is no flag --epoch here (--help lists the flags)"),
-        ("lora-rank = 3", ": there is no flag --lora-rank here (--help lists the flags)"),
+        ("epoch = 3", ": there is no flag --epoch here; did you mean --epochs? (--help lists the flags)"),
+        ("lora-rank = 3", ": there is no flag --lora-rank here; did you mean --lora_rank? (--help lists the flags)"),
         ("settings = 'x.toml'", ": there is no flag --settings here (--help lists the flags)"),
         ("pooling = 'mean'", ": there is no flag --pooling here (--help lists the flags)"),
         ("epochs = '3'", ": --epochs must be a whole number, got '3'"),

@@ -39,7 +39,7 @@ def run(flags):
     translation.main(*parse_flags(TranslationSettings, flags))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("model", ["base", "parallel --layer_teacher_forcing 0.5"])
 def test_trains_translates_and_comes_back(flags, tmp_path, model, precision, capsys):
     flags = [*without(flags, "--precision"), "--precision", precision]

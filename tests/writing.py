@@ -5,10 +5,10 @@ import torch
 from decoding import GPT2Steps, Rules, beam_search, generate, row_streams
 
 
-def write(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, constraint=None, rows=None, **more):
+def write(gpt2, prompts, settings, seed=0, end_of_text=None, stop=None, constraint=None, rows=None, head=None, **more):
     """`generate` with its rules and streams spelled out; rows: the numbers of the random streams."""
     streams = row_streams(seed, range(len(prompts)) if rows is None else rows)
-    steps = GPT2Steps(gpt2, prompts, settings.max_new_tokens)
+    steps = GPT2Steps(gpt2, prompts, settings.max_new_tokens, head)
     return generate(steps, prompts, Rules(settings, end_of_text, stop, constraint), streams, **more)
 
 

@@ -16,11 +16,14 @@ from cli.script import say
 from config import DROPOUTS, MODEL_SIZES
 from datasets import LengthGroupedBatches, load_tokenizer
 from errors import UserError, check
+from files import where_it_may_be
 from formats.hub import find_model
 from models.gpt2 import GPT2Model
+from modules.packed import pack
 from training.figures import record_of, table_of
+from training.fp16 import HalfAccelerator
 from training.loop import TrainingLoop, total_steps
-from training.processes import in_first_process
+from training.processes import check_same_everywhere, in_first_process
 from training.randomness import seed_everything
 from training.runs import Run, fingerprint, open_run
 from training.trackers import Tracker, check_tracker
@@ -30,6 +33,9 @@ from tuning.register import METHODS, chosen_methods, default_learning_rate
 OLDEST_TORCH = (2, 8)
 # What accelerate would take from the environment over a run's own settings.
 FOREIGN_SETTINGS = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_MIXED_PRECISION"}
+FOREIGN_SETTINGS |= {"ACCELERATE_USE_FSDP"}
+PRECISIONS = {"no": "fp32", "bf16": "bf16", "fp16": "fp16"}  # what accelerate calls them: what --precision does
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
 
 
@@ -75,7 +81,9 @@ class Session:
         base: the base model's fingerprint. inputs, batches: what a run that goes on must find again, unless it only
         predicts. Raises UserError.
         """
-        run, inputs = self.run, {"processes": self.accelerator.num_processes} | (inputs or {})
+        run, inputs = self.run, inputs or {}
+        check_same_everywhere({"base model": base} | _contents(inputs))
+        inputs = self.settings.training.together(self.accelerator.num_processes) | inputs
         steps = 0 if batches is None else total_steps(batches, self.settings.training)
 
         def begin():
@@ -92,6 +100,23 @@ class Session:
         return TrainingLoop(model, self.settings.training, self.run, self.accelerator, after_step)
 
 
+def check_shard(settings, accelerator):
+    """Raise UserError where --shard would do nothing, or cannot be done."""
+    several = accelerator.num_processes > 1
+    check(several, "--shard has no effect in one process: start several (torchrun), or leave it out")
+    check(accelerator.device.type != "mps", "--shard needs CUDA or the CPU: leave --use_gpu out")
+    frozen = getattr(settings, "frozen", False)
+    check(not frozen, "--shard: a frozen GPT-2 is read once, and not trained: leave it out, or train the full model")
+    for name in settings.tuning.methods if hasattr(settings, "tuning") else ():
+        reason = METHODS[name].whole
+        check(not reason, f"--shard --tuning {name}: they do not combine, {reason}; leave one out")
+
+
+def _contents(inputs):
+    """Inputs less where they lie, which may differ from host to host."""
+    return {what: value.get("sha256") if isinstance(value, dict) else value for what, value in inputs.items()}
+
+
 def open_session(task, settings, given, prefix, part=""):
     """The Session that the flags ask for, with the learning rate and the precision made definite. Raises UserError.
 
@@ -106,7 +131,9 @@ def open_session(task, settings, given, prefix, part=""):
     if options.lr is None:
         options.lr = default_learning_rate(settings.tuning.methods, settings.frozen)
     accelerator = make_accelerator(options, insist="use_gpu" in given)
-    options.precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
+    if options.shard:
+        check_shard(settings, accelerator)
+    options.precision = PRECISIONS[accelerator.mixed_precision]
     run, settings = in_first_process(lambda: (run, settings))  # the first process's choice of a folder is everyone's
     return Session(task, run, settings, accelerator)
 
@@ -130,15 +157,23 @@ def make_accelerator(settings, insist=True):
     device = "cpu" if not (settings.use_gpu and has_gpu) else "cuda" if torch.cuda.is_available() else "mps"
     precision = settings.precision
     if precision == "auto":
-        precision = "bf16" if has_native_bf16(device) else "fp32"
+        precision = auto_precision(device)
     for name in FOREIGN_SETTINGS & os.environ.keys():
         del os.environ[name]
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    if precision == "fp16":
+        accelerator = HalfAccelerator(cpu=device == "cpu")
+    else:
+        accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
     why = (
         "asked for" if settings.precision != "auto" else "native here" if precision == "bf16" else "no native bf16 here"
     )
     say(f"device {accelerator.device}, precision {precision} ({why}), {accelerator.num_processes} process(es)")
     return accelerator
+
+
+def auto_precision(device):
+    """What --precision auto takes. CUDA without native bf16 (before compute capability 8.0: T4, V100) has fp16."""
+    return "bf16" if has_native_bf16(device) else "fp16" if device == "cuda" else "fp32"
 
 
 def has_native_bf16(device):
@@ -196,16 +231,22 @@ class Assembly:
         merge(self.gpt2, self.methods)
 
     def cast_for_prediction(self, precision):
-        """For the end, when nothing is trained any more. precision: "fp32" (nothing to do) or "bf16"."""
-        if precision == "bf16":
-            cast_for_prediction(self.gpt2, torch.bfloat16)
+        """For the end, when nothing is trained any more. precision: "fp32" (nothing to do), "bf16" or "fp16"."""
+        if precision in HALF:
+            cast_for_prediction(self.gpt2, HALF[precision])
+
+    def pack_for_writing(self, rows):
+        """For the end, likewise, and after any cast: returns the head that decoders take, or None where the plain parts
+        are as fast (not on the CPU). rows: texts written at a time."""
+        return pack(self.gpt2, rows) if self.gpt2.word_embedding.weight.device.type == "cpu" else None
 
 
 def base_folder(model):
     """Where the base model that the settings (ModelSettings) name lies. Raises UserError."""
     path = model.model_path
     if path is not None and not Path(path).is_dir():
-        raise UserError(f"--model_path: {path} is no folder; give one with config.json and model.safetensors")
+        wanted = "give one with config.json and model.safetensors"
+        raise UserError(f"--model_path: {path} is no folder; {wanted}: {where_it_may_be(path)}")
     if path in MODEL_SIZES:  # a folder of such a name: the bare name would mean the hub's
         return Path(path).absolute()
     return Path(path) if path else find_model(model.model_size)
@@ -230,8 +271,8 @@ def assemble(settings, with_tokenizer=True):
     attach(gpt2, methods)
     if settings.frozen:
         freeze(gpt2, methods)
-    if (methods or settings.frozen) and settings.training.precision == "bf16":
-        cast_frozen(gpt2, torch.bfloat16)
+    if (methods or settings.frozen) and settings.training.precision in HALF:
+        cast_frozen(gpt2, HALF[settings.training.precision])
     return Assembly(gpt2, tokenizer, methods, base, folder)
 
 

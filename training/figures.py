@@ -21,14 +21,16 @@ def record_of(session, model, best):
     """
     options, run, epochs = session.settings.training, session.run, session.run.epochs()
     trained, total = count_parameters(model)
+    processes = session.accelerator.num_processes
+    rows, tokens = getattr(options, "batch_size", None), getattr(options, "batch_tokens", None)
     seconds = [epoch["seconds"] for epoch in epochs]
     return {
         "task": session.task,
         "run": str(run.folder),
         "learning rate": options.lr,
-        "rows a step": getattr(options, "batch_size", None),
-        "tokens a step": getattr(options, "batch_tokens", None),
-        "processes": session.accelerator.num_processes,
+        "rows a step": rows and rows * processes,
+        "tokens a step": tokens and tokens * processes,
+        "processes": processes,
         "seed": options.seed,
         "precision": options.precision,
         "device": device_name(session.accelerator.device),
@@ -37,6 +39,8 @@ def record_of(session, model, best):
         "code": code_version(),
         "trained parameters": trained,
         "parameters": total,
+        "steps": sum("step" in line for line in run.lines()),
+        "skipped steps": sum("skipped" in line for line in run.lines()),
         "epochs": len(epochs),
         "best epoch": best["epoch"],
         "best score": best["score"],
@@ -68,6 +72,8 @@ def table_of(record):
         first, last = record["initial train loss"], record["final train loss"]
         lines["train loss"] = f"{first:.4f} in the first epoch, {last:.4f} in the last"
         lines["training time"] = f"{in_words(record['seconds'])} ({record['seconds an epoch']:.1f} s an epoch)"
+    if record["skipped steps"] or record["precision"] == "fp16":
+        lines["skipped steps"] = f"{record['skipped steps']} of {record['steps']} (their numbers were not finite)"
     return lines
 
 

@@ -5,6 +5,8 @@ progress bar. Distribution and mixed precision come from accelerate.
 
 Where training stands is kept after every epoch, every --save_minutes and at a stop; a run that goes on from there takes
 the very steps that it would have taken: the same batches, dropout, learning rates.
+
+In fp16 the loss is scaled, and a step whose gradient overflows is left out (training/fp16.py).
 """
 
 import contextlib
@@ -17,13 +19,16 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from cli.script import Stopped, finish_first, say, stop_asked
-from datasets.batching import rows_of, split_batch
+from datasets.batching import IDLE, rows_of, split_batch
 from errors import Diverged, check, is_out_of_memory
 from files import write_json
 from optimizer import AdamW, parameter_groups
+from training.fp16 import SMALLEST, START, adapted
 from training.pace import Pace, in_words
-from training.processes import in_first_process, sum_over_processes
+from training.processes import sum_over_processes
 from training.randomness import random_states, restore_random_states, seed_everything
+from training.runs import put_moments
+from training.sharding import put_together, shard, unshard
 
 MOST_BAD_STEPS = 3  # in a row; then the run ends
 
@@ -31,16 +36,22 @@ MOST_BAD_STEPS = 3  # in a row; then the run ends
 class TrainingLoop:
     """settings: TrainingSettings, lr included. run: where it is kept (Run). accelerator: accelerate's Accelerator.
 
-    after_step(step, total_steps): called after every optimizer step, counted from 1, before its gradients are cleared.
+    after_step(step, total_steps): called after every optimizer step, counted from 1 (without those that overflowed in
+    fp16), before its gradients are cleared.
     """
 
     def __init__(self, model, settings, run, accelerator, after_step=None):
-        self.model, self.settings, self.run, self.accelerator = model, settings, run, accelerator
-        accelerator.prepare_model(model, evaluation_mode=True)  # on its device, autocast; gradients are exchanged here
-        groups = parameter_groups(model, settings.weight_decay)
+        self.whole, self.settings, self.run, self.accelerator = model, settings, run, accelerator
+        self.progress, moments, self.random_states = run.restore(model)
+        self.model = shard(model, accelerator.device) if settings.shard else model
+        accelerator.prepare_model(self.model, evaluation_mode=True)  # device, autocast; gradients are exchanged here
+        groups = parameter_groups(self.model, settings.weight_decay)
         self.optimizer = AdamW(groups, lr=settings.lr, betas=(0.9, settings.beta2))
+        put_moments(self.model, self.optimizer, moments, self.progress.updates)
         self.after_step = after_step
-        self.progress, self.random_states = run.restore(model, self.optimizer)
+        self.in_fp16 = accelerator.mixed_precision == "fp16"
+        if self.in_fp16 and not self.progress.step:
+            self.progress.loss_scale = START
         self.kept_at = time.monotonic()
 
     def fit(self, batches, loss_fn, evaluate):
@@ -53,6 +64,10 @@ class TrainingLoop:
         """
         with contextlib.closing(self.run):
             self._all_epochs(batches, loss_fn, evaluate)
+        if self.settings.shard:
+            self.optimizer = None  # room for the weights
+            unshard(self.model, self.whole)
+            self.accelerator.free_memory()
 
     def _all_epochs(self, batches, loss_fn, evaluate):
         settings, progress = self.settings, self.progress
@@ -101,13 +116,13 @@ class TrainingLoop:
                 self.run.log(record)
             if progress.epochs_since_best == 0:
                 best = {"epoch": progress.best_epoch, "score": progress.best_score}
-                in_first_process(self.run.save_best, self.model, best)
+                self.run.save_best(self.model, best)
             self._keep({})
         _stop_if_asked(stop_asked())
 
     def _keep(self, states):
         """Keep where training stands. states: the random states of all processes, {} between epochs."""
-        in_first_process(self.run.save, self.model, self.optimizer, self.progress, states)
+        self.run.save(self.model, self.optimizer, self.progress, states)
         self.kept_at = time.monotonic()
 
     def _train_epoch(self, batches, loss_fn):
@@ -132,13 +147,14 @@ class TrainingLoop:
                 if any(requests):
                     self._keep(random_states(gather_object, self.accelerator))
                     _stop_if_asked(requests[1])
-        check(progress.epoch_count, "not one step of the epoch had a finite loss: lower --lr, or try --precision fp32")
+        if not progress.epoch_count:
+            raise self._diverged(f"not one step of epoch {epoch} had a finite loss")
         return progress.epoch_loss / progress.epoch_count
 
     def _show(self, bar, line):
         """The step's line beside the bar, and how long the whole run will take."""
         left = self.pace.left(self.progress.step)
-        shown = {name: f"{value:.4g}" for name, value in line.items() if name != "skipped"}
+        shown = {name: f"{value:.4g}" for name, value in line.items() if name not in ("skipped", "loss scale")}
         bar.set_postfix(shown | ({"left": in_words(left)} if left else {}))
         bar.update()
         self.pace.tell(self.progress.step, line.get("loss", math.nan))
@@ -147,26 +163,47 @@ class TrainingLoop:
         """One optimizer step: (its line in the metrics, (whether to keep the state, the signal that has come or 0))."""
         progress, total_steps = self.progress, self.run.total_steps
         loss, count, *requests = self._accumulate(micro_batches, loss_fn)
-        rate = self.settings.lr * learning_rate_factor(progress.step, total_steps, self.settings)
-        norm = scale_gradients(self.optimizer, 1 / count, self.settings.max_grad_norm)
+        rate = self.settings.lr * learning_rate_factor(progress.scheduled, total_steps, self.settings)
+        norm = scale_gradients(self.optimizer, 1 / (count * progress.loss_scale), self.settings.max_grad_norm)
         progress.step += 1
         progress.epoch_step += 1
-        if math.isfinite(loss) and math.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
-            progress.updates += 1
-            progress.bad_steps = 0
-            if self.after_step is not None:
-                self.after_step(progress.step, total_steps)
+        line = {"loss": loss / count, "lr": rate} | ({"loss scale": progress.loss_scale} if self.in_fp16 else {})
+        if math.isfinite(loss) and (math.isfinite(norm) or self.in_fp16):
+            if math.isfinite(norm):
+                self._update(rate)
+            else:
+                line["skipped"] = self._count_overflow()
             progress.epoch_loss, progress.epoch_count = progress.epoch_loss + loss, progress.epoch_count + count
-            line = {"loss": loss / count, "lr": rate}
         else:
             what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm}"
             line = {"skipped": what, "lr": rate}
             self._count_bad_step(what, micro_batches)
         self.optimizer.zero_grad(set_to_none=True)
         return line, requests
+
+    def _update(self, rate):
+        """Take the step, its gradients being finite."""
+        progress = self.progress
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        progress.updates += 1
+        progress.bad_steps = 0
+        if self.in_fp16:
+            progress.loss_scale, progress.steady_steps = adapted(progress.loss_scale, progress.steady_steps, False)
+        if self.after_step is not None:
+            self.after_step(progress.scheduled, self.run.total_steps)
+
+    def _count_overflow(self):
+        """A step whose gradient overflows fp16 is left out, and the next ones are scaled less: no bad number."""
+        progress, scale = self.progress, self.progress.loss_scale
+        what = f"the gradient overflows fp16 at a loss scale of {scale:g}"
+        progress.loss_scale, progress.steady_steps = adapted(scale, progress.steady_steps, True)
+        progress.overflows += 1
+        if progress.loss_scale < SMALLEST:
+            raise self._diverged(f"{what} at step {progress.step}, the smallest there is")
+        say(f"step {progress.step} is left out: {what}; from now on {progress.loss_scale:g}")
+        return what
 
     def _count_bad_step(self, what, micro_batches):
         """A step whose numbers are not finite changes nothing. Three in a row end the run."""
@@ -201,7 +238,7 @@ class TrainingLoop:
             if not totals[4]:
                 break
             self._smaller_parts(micro_batches)
-        if self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1 and not self.settings.shard:  # which sums them in the backward pass
             sum_over_processes(_gradients(self.optimizer))
         return [*totals[:3], asked or (signal.SIGTERM if totals[3] else 0)]
 
@@ -212,17 +249,19 @@ class TrainingLoop:
         try:
             for part in self._parts(micro_batches):
                 loss, count = loss_fn(self.model, to_device(part, device))
-                self.accelerator.backward(loss)
+                if IDLE in part:
+                    loss, count = 0 * loss, 0
+                self.accelerator.backward(loss * self.progress.loss_scale)
                 totals += torch.stack([loss.detach(), torch.as_tensor(count, device=loss.device)]).to(totals)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if self.settings.shard or not is_out_of_memory(error):  # sharded, the others are amid the same pass
                 raise
             return torch.zeros_like(totals), True
         return totals, False
 
     def _parts(self, micro_batches):
-        """What goes through the model at once."""
-        rows = self.progress.rows_at_once
+        """What goes through the model at once. (Sharded, all processes must take as many parts: one a batch.)"""
+        rows = 0 if self.settings.shard else self.progress.rows_at_once
         return [part for batch in micro_batches for part in split_batch(batch, rows)] if rows else micro_batches
 
     def _smaller_parts(self, micro_batches):
@@ -268,7 +307,7 @@ def scale_gradients(optimizer, scale, max_norm):
     Returns the norm of the mean's gradient before clipping.
     """
     gradients = _gradients(optimizer)
-    norm = torch.nn.utils.get_total_norm(gradients).item() * scale
+    norm = put_together(torch.nn.utils.get_total_norm(gradients)).item() * scale
     if max_norm and math.isfinite(norm):
         scale *= min(1.0, max_norm / (norm + 1e-6))
     if scale != 1.0:

@@ -27,11 +27,13 @@ from pathlib import Path
 import filelock
 import torch
 
-from cli.flags import GoingOn, refuse_training_flags, settings_to_dict, take_over
+from cli.flags import GoingOn, option, refuse_training_flags, settings_to_dict, take_over
 from cli.script import on_stop, say
 from config import TuningSettings
 from errors import Diverged, UserError, check
-from files import read_json, write_json
+from files import read_json, where_it_may_be, write_json
+from training.processes import from_first_process, in_first_process
+from training.sharding import in_first, placed_like
 from training.storage import damage_of, find_folder, put_back, read_tensors, sha256_of_record, user_errors, write_folder
 from tuning.register import default_learning_rate
 from tuning.state import load_tuning, trainable_state_dict
@@ -47,6 +49,8 @@ class Progress:
     epoch: complete epochs. step: optimizer steps, skipped ones too; updates: without them; bad_steps: skipped in a row.
     epoch_step, epoch_loss, epoch_count: steps of the epoch under way, and its summed loss and number of terms.
     rows_at_once: rows of a batch that fit into memory, 0 while all do.
+    loss_scale, steady_steps, overflows: in fp16, what the loss is multiplied by, the steps in a row that it has been
+    right for, and the steps that were left out because it was too large (training/fp16.py).
     """
 
     epoch: int = 0
@@ -60,9 +64,18 @@ class Progress:
     epoch_loss: float = 0.0
     epoch_count: float = 0.0
     rows_at_once: int = 0
+    loss_scale: float = 1.0
+    steady_steps: int = 0
+    overflows: int = 0
+
+    @property
+    def scheduled(self):
+        """The steps that the learning rate's schedule has seen."""
+        return self.step - self.overflows
 
 
 PROGRESS = {setting.name: setting.type for setting in dataclasses.fields(Progress)}
+SINCE_FP16 = ("loss_scale", "steady_steps", "overflows")  # which no state of before has
 
 
 @dataclass
@@ -110,7 +123,7 @@ class Run:
         {"rows", "sha256"} of data. Nothing is written where nothing will be trained.
         """
         if self.resumed:
-            self._hold_to(base, inputs or {})
+            self._hold_to(base, inputs or {}, type(settings.training))
         if self.predicting:
             return
         made = not self.folder.exists() or self.claims
@@ -125,6 +138,7 @@ class Run:
                 check(not taken, f"{self.folder} holds a run already: continue it with --resume, or choose another")
                 now = {"format": FORMAT, "task": task, "base": base, "inputs": inputs or {}, "total_steps": total_steps}
                 now |= {"part": self.part} if self.part else {}
+                now |= {"places": places_beside(self.folder, settings)}
                 self._write_record(now | {"settings": settings_to_dict(settings)})
                 self.total_steps = total_steps
         self.metrics = Metrics(self.folder / "metrics.jsonl")
@@ -195,15 +209,18 @@ class Run:
         """What settings.json holds: {"task", "base", "inputs", "total_steps", "settings"}. Raises UserError."""
         path = self.folder / "settings.json"
         if not path.exists():
-            raise UserError(f"{self.folder} is no run folder: it has no settings.json")
+            raise UserError(f"{self.folder} is no run folder: it has no settings.json; {self._instead()}")
         record = read_json(path, optional={"format": int, "task": str}, remedy="train the run again")
         if task and record.get("task", task) != task:
-            raise UserError(f"{self.folder} is a run of {record['task']}, not of {task}")
+            theirs = record["task"]
+            raise UserError(
+                f"{self.folder} is a run of {theirs}, not of {task}: give it to {theirs}.py, or another run"
+            )
         kinds = {"task": str, "settings": dict}
         kinds |= {"base": dict, "inputs": dict, "total_steps": int} if "format" in record else {"base_fingerprint": str}
         if not kinds.keys() <= record.keys():
             raise UserError(f"{path} is not the settings.json of a run")
-        record = read_json(path, kinds, remedy="train the run again")
+        record = read_json(path, kinds, {"places": dict}, remedy="train the run again")
         check(
             record.get("format", 1) <= FORMAT,
             f"{self.folder} was recorded by a newer version of this project: use that",
@@ -215,17 +232,33 @@ class Run:
         training = record["settings"].get("training")
         if isinstance(training, dict) and training.get("lr", 0) is None:  # of old the rate was left to the methods
             training["lr"] = default_learning_rate(TuningSettings(**record["settings"].get("tuning", {})).methods)
-        return record
+        return find_again(self.folder, record)
 
-    def _hold_to(self, base, inputs):
+    def _instead(self):
+        """What to give in the place of a folder that is none of a run."""
+        if not self.folder.is_dir():
+            return where_it_may_be(self.folder)
+        inner = sorted(path.parent for path in self.folder.glob("*/settings.json"))
+        return (
+            f"give one of those in it, {' or '.join(map(str, inner[:3]))}" if inner else "give one that training made"
+        )
+
+    def _hold_to(self, base, inputs, training_settings):
+        """training_settings: the class of the script's group of that name."""
         record = self.record()
         if "base" not in record:
             check(self.predicting, f"{self.folder} {OLDER}, which kept too little to go on: predict with --checkpoint")
             say(f"{self.folder} {OLDER}: whether the base model is the one that it was trained on cannot be checked")
             return
         check_base(record, base, self.folder)
-        for what in record["inputs"].keys() | inputs.keys() if not self.predicting else ():
-            difference = _difference(self.folder, what, record["inputs"].get(what), inputs.get(what))
+        if self.predicting:
+            return
+        known = dict(record["inputs"])
+        if "processes" in known:  # of old; several processes drew other batches then
+            check(known.pop("processes") == 1, f"{self.folder} {OLDER}, whose processes had other batches: begin again")
+            known |= training_settings(**record["settings"]["training"]).together(1)
+        for what in known.keys() | inputs.keys():
+            difference = _difference(self.folder, what, known.get(what), inputs.get(what))
             check(difference is None, difference)
 
     # --- while training ----------------------------------------------------------------------------------------------
@@ -237,22 +270,46 @@ class Run:
             tracker.log(record)
 
     def save(self, model, optimizer, progress, random_states):
-        """Keep where training stands. random_states: {name: uint8 tensor}. Raises Diverged, and changes nothing."""
-        tensors = trainable_state_dict(model, resumable=True)
-        _check_finite(tensors)
+        """Keep where training stands. random_states: {name: uint8 tensor}. Raises Diverged, and changes nothing.
+
+        As all that keeps a model's tensors: called in all processes, of which the first one writes.
+        """
+        tensors = in_first(trainable_state_dict(model, resumable=True))
+        moments = in_first(_optimizer_tensors(model, optimizer))
+        in_first_process(self._write_state, tensors, moments, progress, random_states)
+
+    def _write_state(self, tensors, moments, progress, random_states):
+        self._keep_finite(tensors)
         size, digest = self.metrics.sync()
-        moments = _optimizer_tensors(model, optimizer)
         write_folder(
             self.folder / "last",
             {"model.safetensors": tensors, "optimizer.safetensors": moments, "random.safetensors": random_states},
             {"state.json": dataclasses.asdict(progress), "metrics.json": {"bytes": size, "sha256": digest}},
         )
 
-    def restore(self, model, optimizer):
-        """Put model and optimizer back to where training stood: (Progress, random states).
+    def _keep_finite(self, tensors):
+        """Raise Diverged for tensors that are not finite; from now on --resume takes another --lr, as it advises."""
+        try:
+            _check_finite(tensors)
+        except Diverged as error:
+            write_json(self.diverged, {"what": str(error)})
+            raise
 
-        A new run, or one that was stopped before anything was kept, starts at 0.
+    def restore(self, model):
+        """Put the model back to where training stood: (Progress, moments, random states).
+
+        moments: (name, tensor), one after the other, for `put_moments`. A new run, or one that was stopped before
+        anything was kept, starts at 0.
         """
+        folder, progress = in_first_process(self._find_state)
+        if folder is None:
+            return progress, (), {}
+        load_tuning(model, dict(from_first_process(read_tensors, folder / "model.safetensors")), self.folder)
+        moments = from_first_process(read_tensors, folder / "optimizer.safetensors")
+        return progress, moments, dict(from_first_process(read_tensors, folder / "random.safetensors"))
+
+    def _find_state(self):
+        """(the folder of what was kept last or None, its Progress); metrics.jsonl is cut to it."""
         for name in ("last", "best") if self.metrics is not None else ():
             put_back(self.folder / name)
         folder = find_folder(self.folder / "last") if self.resumed else None
@@ -261,21 +318,13 @@ class Run:
                 say(f"{self.folder} has kept no state of its training (last/): it begins at the first step")
             if self.metrics is not None:
                 self.metrics.cut_to(0, "")
-            return Progress(), {}
-        load_tuning(model, read_tensors(folder / "model.safetensors"), self.folder)
-        moments = read_tensors(folder / "optimizer.safetensors")
-        progress = Progress(**read_json(folder / "state.json", PROGRESS))
-        for name, parameter in model.named_parameters():
-            if f"exp_avg.{name}" in moments:
-                optimizer.state[parameter] = {
-                    "step": progress.updates,
-                    "exp_avg": moments[f"exp_avg.{name}"].to(parameter.device),
-                    "exp_avg_sq": moments[f"exp_avg_sq.{name}"].to(parameter.device),
-                }
+            return None, Progress()
         if self.metrics is not None:
             kept = read_json(folder / "metrics.json", {"bytes": int, "sha256": str})
             self.metrics.cut_to(kept["bytes"], kept["sha256"])
-        return progress, read_tensors(folder / "random.safetensors")
+        newer = {name: PROGRESS[name] for name in SINCE_FP16}
+        known = {name: kind for name, kind in PROGRESS.items() if name not in newer}
+        return folder, Progress(**read_json(folder / "state.json", known, newer))
 
     @property
     def diverged(self):
@@ -285,21 +334,29 @@ class Run:
     # --- what comes out ----------------------------------------------------------------------------------------------
 
     def save_best(self, model, score):
-        """Keep model's trained tensors as the run's best epoch. score: {"epoch", "score"}."""
-        tensors = trainable_state_dict(model)
-        _check_finite(tensors)
+        """Keep model's trained tensors as the run's best epoch. score: {"epoch", "score"}. Called in all processes."""
+        in_first_process(self._write_best, in_first(trainable_state_dict(model)), score)
+
+    def _write_best(self, tensors, score):
+        self._keep_finite(tensors)
         write_folder(self.folder / "best", {"model.safetensors": tensors}, {"score.json": score})
 
     def load_best(self, model):
-        """Put the weights of the best epoch into the model; returns {"epoch", "score"}."""
-        folder = find_folder(self.folder / "best", without_manifest="format" not in self.record())
-        if folder is None:
-            raise UserError(f"{self.folder} has no complete epoch yet: train it first, without --checkpoint")
-        tensors = read_tensors(folder / "model.safetensors")
-        _check_finite(tensors)
-        load_tuning(model, tensors, self.folder)
-        self.bytes = (folder / "model.safetensors").stat().st_size
-        return read_json(folder / "score.json", {"epoch": int, "score": float})
+        """Put the weights of the best epoch into the model; returns {"epoch", "score"}. Called in all processes."""
+        found = {}
+
+        def read():
+            folder = find_folder(self.folder / "best", without_manifest="format" not in self.record())
+            if folder is None:
+                raise UserError(f"{self.folder} has no complete epoch yet: go on with it first, by {self.resume_flags}")
+            tensors = read_tensors(folder / "model.safetensors")
+            _check_finite(tensors)
+            self.bytes = (folder / "model.safetensors").stat().st_size
+            found["score"] = read_json(folder / "score.json", {"epoch": int, "score": float})
+            return tensors
+
+        load_tuning(model, dict(from_first_process(read)), self.folder)
+        return in_first_process(found.get, "score")
 
     def save_snapshot(self, model, number, most):
         """Keep the weights of measurement `number`, and of the `most` last ones no more than that."""
@@ -317,16 +374,23 @@ class Run:
         Damaged ones are said, and left out.
         """
         total, numbers = {}, []
-        for folder in sorted((self.folder / "snapshots").glob("[0-9]*")):
-            if damage := damage_of(folder):
-                say(f"{damage}: it is left out of the mean")
-                continue
-            for name, tensor in read_tensors(folder / "model.safetensors").items():
-                total[name] = total.get(name, 0) + tensor.double()
-            numbers.append(int(folder.name))
-        check(numbers, f"{self.folder} has kept no whole snapshot of its weights: train it first, without --checkpoint")
-        load_tuning(model, {name: (tensor / len(numbers)).float() for name, tensor in total.items()}, self.folder)
-        return numbers
+
+        def read():
+            for folder in sorted((self.folder / "snapshots").glob("[0-9]*")):
+                if damage := damage_of(folder):
+                    say(f"{damage}: it is left out of the mean")
+                    continue
+                for name, tensor in read_tensors(folder / "model.safetensors").items():
+                    total[name] = total.get(name, 0) + tensor.double()
+                numbers.append(int(folder.name))
+            check(
+                numbers,
+                f"{self.folder} has kept no whole snapshot of its weights: train it again",
+            )
+            return {name: (tensor / len(numbers)).float() for name, tensor in total.items()}
+
+        load_tuning(model, dict(from_first_process(read)), self.folder)
+        return in_first_process(lambda: numbers)
 
     def lines(self):
         """The lines of metrics.jsonl that can be read."""
@@ -410,6 +474,7 @@ def open_run(task, name, settings, given, part=""):
         return _saved_run(task, Run(home / part, True, part=part), settings, given)
     if flags.run_dir:
         folder = Path(flags.run_dir, part)
+        check(not Path(flags.run_dir).is_file(), f"--run_dir {flags.run_dir} is a file: give a folder, or a new name")
         if (folder / "settings.json").exists():
             raise UserError(f"{folder} holds a run already: continue it with --resume, or choose another --run_dir")
         return Run(folder, part=part), settings
@@ -421,7 +486,8 @@ def _saved_run(task, run, settings, given):
     source = run
     if run.part and not (run.folder / "settings.json").exists():
         others = sorted(path.parent for path in run.home.glob("*/settings.json"))
-        check(others, f"{run.home} is no run folder of {task}.py: it has no {run.part}/settings.json")
+        no_run = f"{run.home} is no run folder of {task}.py: it has no {run.part}/settings.json"
+        check(others, f"{no_run}; give one that {task}.py has made")
         source = Run(others[0], part=others[0].name)
         run.resumed = run.predicting
     how = GoingOn(str(source.folder), given, predicting=run.predicting, diverged=source.diverged.exists())
@@ -433,6 +499,45 @@ def _newest(task_prefix, part=""):
     if not runs:
         raise UserError("there is no run to resume under runs/: leave --resume out, or name one with --run_dir")
     return max(runs, key=lambda path: path.stat().st_mtime).parents[1 if part else 0]
+
+
+# --- where its files are ----------------------------------------------------------------------------------------------
+
+
+def places_beside(folder, settings):
+    """{flag: where its file or folder is, as seen from the run's folder}: all that the run reads."""
+    places = {}
+    for group in dataclasses.fields(settings):
+        for setting in dataclasses.fields(group.type):
+            value = getattr(getattr(settings, group.name), setting.name)
+            if option(group.type, setting, "reads") and value:
+                with contextlib.suppress(ValueError):  # on another drive of Windows there is no way from here to there
+                    places[setting.name] = _each(value, lambda part: os.path.relpath(part, folder))
+    return places
+
+
+def find_again(folder, record):
+    """The record; of what it reads and is not where it was, the paths as seen from the run's folder, if it is there.
+
+    So a project, or a run with its data, can be moved as a whole, and used from any folder. (Whether data and base
+    model are those of the run, its own checks say.)
+    """
+    for values in record["settings"].values():
+        for name, place in record.get("places", {}).items():
+            old = values.get(name) if isinstance(values, dict) else None
+            new = _each(place, lambda part: os.path.normpath(os.path.join(folder, part)))
+            if isinstance(old, str) and not _exists(old) and _exists(new):
+                values[name] = new
+    return record
+
+
+def _each(paths, change):
+    """The path changed or, of two (SOURCE,TARGET), both."""
+    return ",".join(change(part) for part in paths.split(","))
+
+
+def _exists(paths):
+    return all(os.path.exists(part) for part in paths.split(","))
 
 
 # --- what a run depends on --------------------------------------------------------------------------------------------
@@ -495,6 +600,16 @@ def _difference(source, what, known, now):
     if known == now:
         return None
     return f"{source} was trained with {what} = {known}, not {now}: run it as it was begun, or begin a new run"
+
+
+def put_moments(model, optimizer, moments, updates):
+    """Give the optimizer of the model's parameters what `_optimizer_tensors` took of it: (name, tensor) after (name,
+    tensor). updates: the steps that it has taken."""
+    parameters = dict(model.named_parameters())
+    for key, tensor in moments:
+        kind, _, name = key.partition(".")
+        state = optimizer.state[parameters[name]]
+        state["step"], state[kind] = updates, placed_like(tensor, parameters[name])
 
 
 def _optimizer_tensors(model, optimizer):

@@ -67,7 +67,7 @@ def detach(gpt2):
 def check_mergeable(methods):
     """Raise UserError if there is nothing to merge, or something that cannot be."""
     if not methods:
-        raise UserError("there is nothing to merge: --merge folds a tuning method such as --lora into the weights")
+        raise UserError("there is nothing to merge: --merge folds a tuning method into the weights; leave it out")
     for name in methods:
         if not METHODS[name].merges:
             raise UserError(f"{name} cannot be merged into the weights: leave --merge out")

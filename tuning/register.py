@@ -30,7 +30,8 @@ class Method:
 
     in_peft: what it is in peft's terms, or in words why it cannot be said there.
     apply(gpt2, settings): attaches it. select(gpt2, settings): parameters of the backbone itself that it trains.
-    merges: whether it can be folded into plain linears. penalty(gpt2, settings): a term of the training loss.
+    merges: whether it can be folded into plain linears. whole: why it cannot be trained sharded (--shard).
+    penalty(gpt2, settings): a term of the training loss.
     after_step(gpt2, settings) -> function(step, total_steps): called after every optimizer step, counted from 1, while
     the gradients are there.
     """
@@ -41,6 +42,7 @@ class Method:
     apply: Callable | None = None
     select: Callable | None = None
     merges: bool = False
+    whole: str = ""
     penalty: Callable | None = None
     after_step: Callable | None = None
 
@@ -66,15 +68,30 @@ def lora_biases(gpt2, settings):
 def top_layers(gpt2, settings):
     """The last layers as they are (the FT-Top2 of Hu et al. 2021, section 5.1). Raises UserError."""
     count, layers = settings.top_layers_count, len(gpt2.gpt_layers)
-    check(count <= layers, f"--top_layers_count {count}: the model has {layers} layers")
+    check(count <= layers, f"--top_layers_count {count}: the model has {layers} layers; give at most so many")
     return list(gpt2.gpt_layers[layers - count :].parameters())
 
 
 METHODS = {
     "lora": Method("lora", 2e-4, peft.LORA, apply_lora, lora_biases, merges=True),
-    "qlora": Method("lora", 2e-4, peft.LORA, apply_qlora, lora_biases, merges=True),
+    "qlora": Method(
+        "lora",
+        2e-4,
+        peft.LORA,
+        apply_qlora,
+        lora_biases,
+        merges=True,
+        whole="its base is packed into buffers of 4 bits, and only parameters are split",
+    ),
     "adalora": Method(
-        "adalora", 1e-3, peft.ADALORA, apply_adalora, merges=True, penalty=adalora_penalty, after_step=RankAllocator
+        "adalora",
+        1e-3,
+        peft.ADALORA,
+        apply_adalora,
+        merges=True,
+        whole="it compares the gradients of whole factors after every step",
+        penalty=adalora_penalty,
+        after_step=RankAllocator,
     ),
     "ia3": Method("ia3", 3e-3, peft.IA3, apply_ia3, merges=True),
     "adapter": Method("adapter", 1e-4, "peft has no bottleneck adapters", apply_adapter),
