@@ -93,7 +93,7 @@ def in_processes(world, function, *arguments):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(300)
         assert process.exitcode is not None, "the process hangs"
     return [process.exitcode for process in processes]
 

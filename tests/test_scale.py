@@ -136,4 +136,4 @@ def test_a_run_goes_on_with_other_processes_where_a_batch_stays_what_it_is(sonne
         assert in_processes(world, run_script, "sonnet_generation", again) == [0] * world
     check_same_losses([tmp_path / name for name in ("one-rate", "then1", "then3")], steps=4)
     with pytest.raises(UserError, match=r"rows a batch \(--batch_size times processes\) = 6, not 3"):
-        run_script("sonnet_generation", ["--resume", "--run_dir", "then1"])
+        run_script("sonnet_generation", ["--resume", "--run_dir", "then1", "--batch_size", "3"])
