@@ -175,11 +175,12 @@ def plan(experiment, path, out):
 
 
 def _planned(task, path, name, seed, folder, flags, checkpoint=None):
-    own = task.own_flags(folder)
-    refused = min(flags.keys() & (OWN | own.keys()), default=None)
-    check(refused is None, f"{path}: {name}: compare.py sets {refused} itself: leave it out")
-    own |= {"seed": seed} | ({"checkpoint": str(checkpoint)} if checkpoint else {"run_dir": str(folder)})
     try:
+        settings, _ = parse_flags(task.settings, as_arguments(flags))
+        own = task.own_flags(folder, settings)
+        refused = min(flags.keys() & (OWN | own.keys()), default=None)
+        check(refused is None, f"compare.py sets {refused} itself: leave it out")
+        own |= {"seed": seed} | ({"checkpoint": str(checkpoint)} if checkpoint else {"run_dir": str(folder)})
         arguments = as_arguments(flags | own)
         settings, given = parse_flags(task.settings, arguments)
         if checkpoint:

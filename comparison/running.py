@@ -22,7 +22,7 @@ def check_recorded(run):
     if run.checkpoint:
         _check_arguments(run)
         return
-    own = run.task.own_flags(run.folder).keys() - {"only"}
+    own = run.task.own_flags(run.folder, run.settings).keys() - {"only"}
     recorded = Run(run.record_folder).record(run.task.script)["settings"]
     asked = settings_to_dict(run.settings)
     if asked["training"]["lr"] is None:

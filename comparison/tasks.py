@@ -54,8 +54,8 @@ class ComparedTask:
     files: ClassVar[dict] = {}
     digits = 4
 
-    def own_flags(self, folder):
-        """{flag: value} that compare.py gives for a run in this folder: where its outputs go."""
+    def own_flags(self, folder, settings):
+        """{flag: value} that compare.py gives for a run in this folder: where its outputs go, and the like."""
         raise NotImplementedError
 
     def record_folder(self, folder):
@@ -93,8 +93,9 @@ class Sonnets(ComparedTask):
         "gold_sonnet_path": "TRUE_sonnets_held_out_dev.txt",
     }
 
-    def own_flags(self, folder):
-        return {"sonnet_out": str(folder / "sonnets.txt"), "sonnet_dev_out": str(folder / "sonnets-dev.txt")}
+    def own_flags(self, folder, settings):
+        once = {"score_seeds": 1} if settings.decoding.draws else {}  # every seed has a run of its own
+        return {"sonnet_out": str(folder / "sonnets.txt"), "sonnet_dev_out": str(folder / "sonnets-dev.txt")} | once
 
     def gold(self, settings):
         return load_sonnets(settings.data.gold_sonnet_path)
@@ -166,7 +167,7 @@ class Pairs(Answers):
         "para_test": "para-test-student.csv",
     }
 
-    def own_flags(self, folder):
+    def own_flags(self, folder, settings):
         return {"para_dev_out": str(folder / "dev.csv"), "para_test_out": str(folder / "test.csv")}
 
     def dev_file(self, settings):
@@ -187,7 +188,7 @@ class Sentiment(Answers):
         splits = {"train": "train", "dev": "dev", "test": "test-student"}
         self.files = {f"{name}_{split}": f"ids-{name}-{file}.csv" for split, file in splits.items()}
 
-    def own_flags(self, folder):
+    def own_flags(self, folder, settings):
         return {"only": self.name, "predictions": str(folder / "predictions")}
 
     def record_folder(self, folder):
@@ -218,7 +219,7 @@ class Translation(ComparedTask):
     columns, hidden = ("BLEU-4", "test loss"), ("p",)
     files: ClassVar[dict] = {f"{split}_pairs": f"translation-{split}.tsv" for split in ("train", "dev", "test")}
 
-    def own_flags(self, folder):
+    def own_flags(self, folder, settings):
         return {"translation_out": str(folder / "test.txt")}
 
     def gold(self, settings):
