@@ -15,7 +15,7 @@ from errors import UserError, check
 PROJECT = Path(__file__).resolve().parent  # where the scripts' default paths count from
 SAMPLE = Path("data/sample")
 LONGEST_NAME = 255  # bytes of a file's name on nearly every file system
-SAMPLE = 2**16  # bytes by which an encoding is told
+TOLD_BY = 2**16  # bytes by which an encoding is told
 
 
 def read_text(path):
@@ -87,7 +87,7 @@ def _neighbour(path):
 def not_utf8(path, error, start=0):
     """The UserError of a file that is no UTF-8, with the encoding that it looks like. start: where the bytes of the
     UnicodeDecodeError begin in the file."""
-    kind = _encoding_of(error.object[:SAMPLE])
+    kind = _encoding_of(error.object[:TOLD_BY])
     how = f"; it looks like {kind}: in Excel that is the type CSV UTF-8, else iconv -f {kind} -t UTF-8 OLD > NEW"
     return UserError(f"{path} is not UTF-8 text (byte {start + error.start}): save it as UTF-8{how if kind else ''}")
 

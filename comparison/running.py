@@ -31,10 +31,11 @@ def check_recorded(run):
         asked["training"]["lr"] = default_learning_rate(methods, frozen)
     if asked["training"]["precision"] == "auto":  # the machine's choice is recorded
         asked["training"]["precision"] = recorded["training"]["precision"]
+    defaults = settings_to_dict(run.task.settings())  # a record of old lacks what has come since
     for group, values in asked.items():
         for name, value in values.items():
-            value = list(value) if isinstance(value, tuple) else value
-            known = recorded.get(group, {}).get(name)
+            known = recorded.get(group, {}).get(name, defaults[group][name])
+            known, value = (list(it) if isinstance(it, tuple) else it for it in (known, value))
             same = known == value or name in ("run_dir", "resume", *own)  # the folder may have been moved
             check(
                 same,

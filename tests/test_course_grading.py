@@ -53,7 +53,7 @@ WRONG = [  # exercise, what is replaced by what, a test that fails, what its mes
         "last",
         "you take position -1: with padding on the right",
     ),
-    ("pooling", "return total / real.sum(dim=1, keepdim=True).clamp(min=1)", "return total / real.size(1)", "mean",
+    ("pooling", "total / real.sum(dim=1, keepdim=True).clamp(min=1)", "total / real.size(1)", "mean",
      "divides by all positions"),
     ("loss", "(attention_mask[:, 1:] * attention_mask[:, :-1]).bool()", "torch.ones_like(input_ids[:, 1:]).bool()",
      "right_padding", "padding counts in your loss"),
