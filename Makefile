@@ -12,6 +12,8 @@ TORCH_INDEX ?=
 BIN := .venv/bin
 REQUIREMENTS := requirements.txt requirements-extra.txt requirements-dev.txt
 LOCKED := -c requirements-lock.txt
+# two files of tests at a time, a thread each
+PYTEST := python -m pytest -n 2 --dist loadfile
 
 .PHONY: quickstart test test-fast format test-oldest test-newest lock clean
 
@@ -38,10 +40,10 @@ quickstart: .venv/runs
 test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest --durations=5
+	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) --durations=5
 
 test-fast: .venv/installed
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) -m "not slow"
 
 format: .venv/installed
 	$(BIN)/ruff format .
