@@ -459,6 +459,10 @@ class DecodingSettings(Settings, free_on_resume=True, from_flags="when predictin
     )
     repetition_penalty: float = flag(1.0, "divide the logits of tokens that have occurred by this; 1: off", "(0, inf)")
     no_repeat_ngram: int = flag(0, "never write so many tokens in a row twice; 0 allows all", "[0, inf)", zero="off")
+    int8: bool = flag(
+        False,
+        "write with weights rounded to 8 bits, on the CPU: faster, other texts; what it does to the dev loss is said",
+    )
     max_new_tokens: int = flag(256, "give up on line 14 after this many new tokens", "[1, inf)", elsewhere="max_length")
     num_samples: int | None = flag(
         None,

@@ -30,6 +30,7 @@ from evaluation import absurdity, mean_and_deviation, perplexity, score_sonnets,
 from files import check_writable, write_text
 from handin.checks import check_sonnets, say_faults
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
+from modules.packed import has_int8
 from training.assembly import assemble, load_trained, open_session
 from training.loop import to_device
 from training.runs import content_hash
@@ -44,7 +45,7 @@ def main(settings, given):
     data = settings.data
     for path in (data.sonnet_out, data.sonnet_dev_out):
         check_writable(path)
-    check_decoding(settings.decoding)
+    check_decoding(settings.decoding, accelerator.device)
     training, gold = load_training_and_gold(data, settings.training.seed, required="gold_sonnet_path" in given)
     for sonnets, path in ((training, data.sonnet_path), (gold, data.gold_sonnet_path)):
         check_whole(sonnets, path)
@@ -79,12 +80,18 @@ def main(settings, given):
         say("\n" + format_table(figures, "Sonnet generation"), end="")
         tuned.cast_for_prediction(settings.training.precision)
         writer = make_writer(tuned, training, settings, run)
+        if settings.decoding.int8:
+            rounded = held_out_loss(model, dev_batches, accelerator.device)
+            say(f"dev loss with layers in 8 bits: {rounded:.4f} nats a token, {rounded - loss:+.4f}")
         scores = predict_and_score(writer, prompts, gold, training, settings, run)
         run.report({"figures": figures, "scores": scores})
 
 
-def check_decoding(options):
-    """Raise UserError for what templates would miss: now, not after hours of training."""
+def check_decoding(options, device):
+    """Raise UserError for what templates would miss, and 8 bits: now, not after hours of training."""
+    if options.int8:
+        known = device.type == "cpu" and has_int8()
+        check(known, "--int8 needs a CPU with torch's 8-bit products (FBGEMM): leave it out here")
     if options.decode == "template":
         load_tagger()
         if options.templates:
@@ -146,7 +153,7 @@ def make_writer(tuned, training, settings, run):
         write_text(run.output("templates.txt"), format_templates(templates))
         say(f"{sum(templates.values())} lines, {len(templates)} templates: {run.output('templates.txt')}")
     batch_size = settings.inference.eval_batch_size
-    head = tuned.pack_for_writing(batch_size)
+    head = tuned.pack_for_writing(batch_size, options.int8)
     return SonnetWriter(tuned.gpt2, tuned.tokenizer, options, batch_size, lexicon, templates, head)
 
 

@@ -83,6 +83,11 @@ class FusedAttention(CausalSelfAttention):
         return self.attend(query, key, value, mask).transpose(1, 2).flatten(2).to(parts.dtype)
 
 
+def has_int8():
+    """Whether this build of torch has the products of Int8Linear."""
+    return not {"x86", "fbgemm"}.isdisjoint(torch.backends.quantized.supported_engines)
+
+
 def pack(gpt2, rows, int8=False):
     """Put packed parts in the place of gpt2's linears, in place and for good; returns the output head, a callable
     (..., D) -> (..., V). rows: texts written at a time, about."""

@@ -1,17 +1,23 @@
 """modules/packed.py computes what the plain parts compute: with every tuning method, padding and number format."""
 
 import copy
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import sonnet_generation
 from config import DecodingSettings, GPT2Config
 from decoding.steps import GPT2Steps, next_token_logits
+from errors import UserError
 from models.gpt2 import GPT2Model
 from modules import packed
-from modules.packed import Int8Linear, PackedLinear, can_pack, pack
+from modules.packed import Int8Linear, PackedLinear, can_pack, has_int8, pack
+from tests.inputs import ROOT
 from tests.tuned import CHOICES, train_a_little
 from tests.writing import some_prompts, write
 from tuning.attach import attach, cast_for_prediction
@@ -112,6 +118,31 @@ def test_8_bits_change_the_logits_a_little(gpt2):
     expected = logits_of(gpt2, None, prompts)
     difference = logits_of(gpt2, pack(gpt2, rows=3, int8=True), prompts) - expected
     assert 0 < difference.abs().max() < 0.1 * expected.std()
+
+
+@pytest.mark.slow
+def test_int8_from_the_shell(tmp_path):
+    """The loss with 8 bits is said beside the plain one, and is near it; where torch has no such products, one line."""
+    sample = "data/sample"
+    flags = ["--model_path", "data/gpt2-mini", "--sonnet_path", f"{sample}/sonnets.txt", "--train_rows", "8"]
+    flags += ["--held_out_sonnet_path", f"{sample}/sonnets_held_out.txt", "--epochs", "1", "--score_seeds", "1"]
+    flags += ["--gold_sonnet_path", f"{sample}/TRUE_sonnets_held_out_dev.txt", "--run_dir", str(tmp_path / "run")]
+    flags += ["--sonnet_out", str(tmp_path / "a.txt"), "--sonnet_dev_out", str(tmp_path / "b.txt"), "--int8"]
+    done = subprocess.run([sys.executable, "sonnet_generation.py", *flags], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    difference = float(re.search(r"8 bits: [\d.]+ nats a token, ([+-][\d.]+)", done.stdout)[1])
+    assert abs(difference) < 0.1
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8").startswith("--Generated Sonnets--")
+
+
+def test_without_8_bit_products_int8_is_refused(monkeypatch):
+    monkeypatch.setattr(sonnet_generation, "has_int8", lambda: False)
+    with pytest.raises(UserError, match="--int8 needs a CPU with"):
+        sonnet_generation.check_decoding(DecodingSettings(int8=True), torch.device("cpu"))
+    monkeypatch.undo()
+    sonnet_generation.check_decoding(DecodingSettings(int8=has_int8()), torch.device("cpu"))
+    with pytest.raises(UserError, match="--int8 needs a CPU with"):
+        sonnet_generation.check_decoding(DecodingSettings(int8=True), torch.device("cuda"))
 
 
 def test_the_head_alone(gpt2):

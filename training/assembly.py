@@ -235,10 +235,12 @@ class Assembly:
         if precision in HALF:
             cast_for_prediction(self.gpt2, HALF[precision])
 
-    def pack_for_writing(self, rows):
+    def pack_for_writing(self, rows, int8=False):
         """For the end, likewise, and after any cast: returns the head that decoders take, or None where the plain parts
         are as fast (not on the CPU). rows: texts written at a time."""
-        return pack(self.gpt2, rows) if self.gpt2.word_embedding.weight.device.type == "cpu" else None
+        if self.gpt2.word_embedding.weight.device.type != "cpu":
+            return None
+        return pack(self.gpt2, rows, int8)
 
 
 def base_folder(model):
