@@ -247,7 +247,7 @@ class Anything:
         (Anything(), "it holds Python objects, which are never opened"),
         ({}, "asks for 3 layers, the weights have 0"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_a_file_that_is_no_model_says_what_it_is(hugging_face_gpt2, tmp_path, thing, words):
     hugging_face_gpt2.save_pretrained(tmp_path)
