@@ -300,7 +300,7 @@ NOT_DEFAULT = {  # every flag of both scripts with a value that is not its defau
 
 
 OTHER_DECODERS = (  # what does not go with --decode mbr
-    "--decode beam --beams 2 --length_penalty 2 --early_stopping never",
+    "--int8 --decode beam --beams 2 --length_penalty 2 --early_stopping never",
     "--decode template --templates t --template_tags word",
 )
 
