@@ -35,6 +35,11 @@ def macro_f1(predictions, truths):
     return sum(scores) / len(scores)
 
 
+def commonest(truths):
+    """The answer that most of them have, the first of equals: given always, it is the floor of every classification."""
+    return Counter(truths).most_common(1)[0][0]
+
+
 def perplexity(mean_loss):
     """exp of a mean loss in nats a token; infinity where that overflows."""
     return math.exp(mean_loss) if mean_loss < 700 else math.inf

@@ -11,8 +11,6 @@ from config import ParaphraseSettings
 if __name__ == "__main__":  # before the heavy imports, so that --help and typing errors answer at once
     FLAGS = start(parse_flags, ParaphraseSettings)
 
-from collections import Counter
-
 from cli.script import say
 from cli.tables import format_table
 from config import ANSWERS
@@ -24,7 +22,7 @@ from datasets import (
 from datasets.augmentation import augment, check_augmentation, describe, format_rows
 from datasets.batching import MEAN_LENGTH, some_rows
 from datasets.tsv import format_answers
-from evaluation import accuracy, answer_token, macro_f1, predict_paraphrase
+from evaluation import accuracy, answer_token, commonest, macro_f1, predict_paraphrase
 from files import check_writable, write_text
 from handin.checks import check_answers, say_faults
 from models.paraphrase_gpt import ParaphraseGPT
@@ -124,7 +122,7 @@ def dev_figures(dev, answers):
 
 def report(dev, dev_answers, data, test_answers):
     """What was predicted, {name: text}."""
-    majority = max(Counter(dev.labels).values()) / len(dev)
+    majority = accuracy([commonest(dev.labels)] * len(dev), dev.labels)
     figures = {name: f"{value:.4f}" for name, value in dev_figures(dev, dev_answers).items()}
     figures["always the commoner answer"] = f"{majority:.4f} dev accuracy"
     for path, answers in ((data.para_dev_out, dev_answers), (data.para_test_out, test_answers)):

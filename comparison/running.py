@@ -1,6 +1,5 @@
 """The runs of an experiment: what is missing is trained, some at a time, each by its script in a process of its own."""
 
-import json
 import os
 import subprocess
 import sys
@@ -172,7 +171,4 @@ def report_of(run):
     """The report.json of a run that is done. Raises UserError."""
     if not run.checkpoint:
         return Run(run.record_folder).reported()
-    try:
-        return json.loads(run.report_path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run.report_path} cannot be read ({error}): remove {run.folder}, and go on") from error
+    return read_json(run.report_path, {"run": dict}, remedy=f"remove {run.folder}, and go on")

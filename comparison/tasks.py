@@ -4,7 +4,6 @@ Everything is measured anew from the files that a run wrote and the gold that it
 different days, and the floors, are measured alike.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -26,21 +25,20 @@ from evaluation import (
     answer_token,
     bag_of_words,
     bleu,
+    commonest,
     macro_f1,
     score_sonnets,
     sonnet_floors,
     texts_resampled,
     translation_floors,
 )
-from files import read_text
+from files import SAMPLE, read_text
 from handin.checks import check_answers, check_sonnets
-
-SAMPLE = "data/sample"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """figures: {column: number}. draws: the score in each resample of the dev items. more: {column: text}."""
+    """figures: {column: number}. draws: the score in each resample of the dev items."""
 
     figures: dict
     draws: np.ndarray
@@ -131,7 +129,6 @@ class Answers(ComparedTask):
 
     score, columns = "dev accuracy", ("dev accuracy", "dev macro-F1")
     name = ""  # as handin.checks has it
-    classes = ()
 
     def dev_file(self, settings):
         raise NotImplementedError
@@ -144,8 +141,7 @@ class Answers(ComparedTask):
 
     def floors(self, settings, gold):
         truths = list(gold.values())
-        commonest = Counter(truths).most_common(1)[0][0]
-        rows = {"always the commonest answer": [commonest] * len(truths)} | self.more_floors(settings)
+        rows = {"always the commonest answer": [commonest(truths)] * len(truths)} | self.more_floors(settings)
         return {
             f"floor: {name}": {figure: (value, 0.0) for figure, value in _figures_of_answers(chosen, truths).items()}
             for name, chosen in rows.items()
@@ -271,4 +267,4 @@ def course_files(task, folder):
 
 def sample_files(task):
     """{flag: path} of the sample that comes with the project."""
-    return {flag: f"{SAMPLE}/{name}" for flag, name in task.files.items()}
+    return {flag: (SAMPLE / name).as_posix() for flag, name in task.files.items()}

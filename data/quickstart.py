@@ -5,7 +5,6 @@ It gives the two commands that you would give yourself, shows them, and sums up 
 
 import argparse
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from cli.script import run_script
 from cli.tables import format_table, plus_minus
 from datasets import load_sonnets
 from files import write_text
+from training.runs import Run
 
 SAMPLE, MODEL = "data/sample", "data/gpt2-mini"
 LORA = (
@@ -56,9 +56,7 @@ def main(predictions="predictions/quickstart", runs="runs", more=""):
         outcome = subprocess.run([sys.executable, *words])
         if outcome.returncode:
             sys.exit(outcome.returncode)  # the script has said why
-        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        reports[name] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        reports[name]["epochs"] = [record for record in records if "train_loss" in record]
+        reports[name] = Run(folder).reported() | {"epochs": Run(folder).epochs()}
     text = summary(reports, predictions, time.perf_counter() - start)
     print(text)
     write_text(Path(predictions, "summary.txt"), text)

@@ -19,6 +19,7 @@ from evaluation import (
     accuracy,
     answer_token,
     chrf,
+    commonest,
     interval,
     macro_f1,
     resample_counts,
@@ -74,7 +75,7 @@ def floors(task, gold, training=None):
     """What one gets without a model: {name: {figure: score}}. training: sonnets, or None."""
     if task != "sonnets":
         truths = list(truths_of(task, gold).values())
-        constant = [Counter(truths).most_common(1)[0][0]] * len(truths)
+        constant = [commonest(truths)] * len(truths)
         scores = {"accuracy": accuracy(constant, truths), "macro-F1": macro_f1(constant, truths)}
         return {"always the commonest answer": scores}
     if training is None:

@@ -3,8 +3,8 @@
 A step of writing multiplies a few rows with every weight. A plain linear then spends its time on laying the weight out
 for the processor, anew at every token. Here that is done once, and one product takes the place of three. `pack` puts
 these parts in the place of the plain ones; what they compute is the same up to rounding, and nothing of it can be
-trained. In 8 bits (`int8`) a weight is a whole number times a scale of its row, and the rows of the input are brought
-to 8 bits as they come: reading a weight is most of the work, and a byte is a quarter of a float.
+trained. In 8 bits (`int8`) a weight is a whole number times a scale of its row, and the input is brought to 7 bits
+as it comes: reading a weight is most of the work, and a byte is a quarter of a float.
 
 What lays weights out is not public in torch (its compiler uses it); where it is missing, the plain product serves.
 Tests hold one to the other. Legend: B batch, T new positions, S positions so far, H heads, d width of a head, D = H d.
@@ -90,7 +90,7 @@ def has_int8():
 
 def pack(gpt2, rows, int8=False):
     """Put packed parts in the place of gpt2's linears, in place and for good; returns the output head, a callable
-    (..., D) -> (..., V). rows: texts written at a time, about."""
+    (..., D) -> (..., V), or None where the decoders' own is as fast. rows: texts written at a time, about."""
     embedding = gpt2.word_embedding.weight
 
     def packed(*linears):
@@ -108,4 +108,6 @@ def pack(gpt2, rows, int8=False):
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.Linear):
                     setattr(parent, name, packed(child))
-    return Int8Linear(embedding, None) if int8 else PackedLinear(embedding, None, rows)
+    if int8:
+        return Int8Linear(embedding, None)
+    return PackedLinear(embedding, None, rows) if can_pack(embedding, rows) else None

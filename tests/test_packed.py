@@ -32,6 +32,13 @@ def gpt2():
     return GPT2Model(config).eval()
 
 
+def tune(gpt2, name):
+    """Attach and train a choice of methods; "plain": none."""
+    if name != "plain":
+        attach(gpt2, CHOICES[name])
+        train_a_little(gpt2)
+
+
 def logits_of(gpt2, head, prompts, steps=4):
     """The logits of the prompts and of some steps after them: left-padded, over the cache."""
     torch.manual_seed(1)
@@ -45,10 +52,7 @@ def logits_of(gpt2, head, prompts, steps=4):
 
 @pytest.mark.parametrize("name", ["plain", *CHOICES])
 def test_packed_parts_compute_the_same(gpt2, name):
-    if name != "plain":
-        attach(gpt2, CHOICES[name])
-        train_a_little(gpt2)
-        gpt2.eval()
+    tune(gpt2, name)
     prompts = some_prompts(3)
     expected = logits_of(gpt2, None, prompts)
     head = pack(gpt2, rows=3)
@@ -58,10 +62,7 @@ def test_packed_parts_compute_the_same(gpt2, name):
 
 @pytest.mark.parametrize("name", ["plain", "lora", "qlora", "houlsby", "prefix", "llama_adapter"])
 def test_in_bf16_they_are_no_further_from_fp32_than_the_plain_parts(gpt2, name):
-    if name != "plain":
-        attach(gpt2, CHOICES[name])
-        train_a_little(gpt2)
-        gpt2.eval()
+    tune(gpt2, name)
     prompts = some_prompts(3)
     truth = logits_of(gpt2, None, prompts)
     cast_for_prediction(gpt2, torch.bfloat16)

@@ -20,6 +20,7 @@ def record_of(session, model, best):
     Losses, seconds and epochs are those of all sittings, as metrics.jsonl has them.
     """
     options, run, epochs = session.settings.training, session.run, session.run.epochs()
+    steps = [line for line in run.lines() if "step" in line]
     trained, total = count_parameters(model)
     processes = session.accelerator.num_processes
     rows, tokens = getattr(options, "batch_size", None), getattr(options, "batch_tokens", None)
@@ -39,8 +40,8 @@ def record_of(session, model, best):
         "code": code_version(),
         "trained parameters": trained,
         "parameters": total,
-        "steps": sum("step" in line for line in run.lines()),
-        "skipped steps": sum("skipped" in line for line in run.lines()),
+        "steps": len(steps),
+        "skipped steps": sum("skipped" in step for step in steps),
         "epochs": len(epochs),
         "best epoch": best["epoch"],
         "best score": best["score"],
