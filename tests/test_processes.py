@@ -9,10 +9,12 @@ import pytest
 from accelerate import Accelerator
 
 from cli.script import run_script
+from config import TrainingSettings
 from errors import UserError
 from models.sonnet_gpt import language_model_loss
 from tests.inputs import ROOT
 from tests.small_run import in_processes, train
+from training.assembly import make_accelerator
 from training.processes import in_first_process
 
 
@@ -80,6 +82,20 @@ def test_an_error_that_one_process_finds_ends_all(tmp_path):
     assert err.count("error: the first process alone") == 1 and "Traceback" not in err
 
 
+def refuse_at_once():
+    make_accelerator(TrainingSettings(precision="fp32"))
+    refuse()
+
+
+@pytest.mark.slow
+def test_an_error_of_all_just_after_they_have_met(tmp_path):
+    """Under load two of five starts ended in "Connection reset by peer": the first had left while others connected."""
+    for _ in range(3):
+        assert in_processes(3, told, tmp_path / "err", refuse_at_once) == [2, 2, 2]
+    err = (tmp_path / "err").read_text()
+    assert err.count("error: the first process alone") == 3 and "Traceback" not in err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", [("--para_train", "nothing.csv"), ("--run_dir", "taken")], ids=["file", "folder"])
 def test_a_users_error_under_torchrun_is_one_line(pair_flags, tmp_path, wrong):
@@ -102,6 +118,7 @@ sys.path.insert(0, sys.argv[1])
 from accelerate import Accelerator
 
 from cli.script import run_script
+from training.assembly import make_accelerator
 from training.processes import in_first_process
 
 

@@ -164,6 +164,9 @@ def make_accelerator(settings, insist=True):
         accelerator = HalfAccelerator(cpu=device == "cpu")
     else:
         accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    # The first process keeps the place where all meet: if it left for a user's error before the others are there, they
+    # would end in a traceback of their own.
+    accelerator.wait_for_everyone()
     why = (
         "asked for" if settings.precision != "auto" else "native here" if precision == "bf16" else "no native bf16 here"
     )
