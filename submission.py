@@ -107,7 +107,9 @@ def grade_students(options):
     gold = load_input(options.gold, task, "dev")
     rows = leaderboard(options.file, task, gold, options.name, deadline)
     if options.out:
-        write_text(options.out, format_csv(rows))
+        text = format_csv(rows)
+        # Excel takes a file without the mark for one of the machine's own code page: Korean names become noise
+        write_text(options.out, text if text.isascii() else "\ufeff" + text)
     columns = [name for name in rows[0] if not name.endswith((" low", " high"))]
     say("\n" + format_table({str(n): {c: row[c] for c in columns} for n, row in enumerate(rows, 1)}), end="")
 

@@ -18,10 +18,12 @@ PROMPT_LINES, SONNET_LINES = 3, 14
 MOST_LINES = 18  # of a sonnet; the course's longest has 15
 FEW_WORDS = 4  # so many at most has a heading
 _ROMAN = r"(?=[IVXLC])C{0,3}(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})"
+# A heading that goes on with a title
+_TITLE = re.compile(rf"(?i:sonnet|소네트)\W+(?:제?\d+번?|{_ROMAN})\s*[:.\u2013\u2014-].*")
+_LIKE_A_TITLE = re.compile(r"(?i:sonnet|소네트)\b(?:\s+\S+){0,3}\s*|\d+[.):]\s.*")  # "Sonnet the First", "18. A title"
 # A line that is nothing but a number, dressed in whatever marks and perhaps called a sonnet; a Roman one in capitals
-_TITLE = re.compile(rf"(?i:sonnet)\W+(?:\d+|{_ROMAN})\s*[:.\u2013\u2014-].*")  # a heading that goes on with a title
-_LIKE_A_TITLE = re.compile(r"(?i:sonnet)\b(?:\s+\S+){0,3}\s*|\d+[.):]\s.*")  # "Sonnet the First", "18. A title"
-_HEADING = re.compile(rf"[\W_]*(?:(?i:(?:sonnet|number|no)[\W_]*)?(\d+)|(?i:sonnet\W+)?({_ROMAN}))[\W_]*")
+_NUMBER = r"(?i:(?:sonnet|소네트|number|no)[\W_]*)?(?:제\s*)?(\d+)(?:\s*(?:번째?|편))?"  # in Korean, too: 소네트 제18번
+_HEADING = re.compile(rf"[\W_]*(?:{_NUMBER}|(?i:(?:sonnet|소네트)\W+)?({_ROMAN}))[\W_]*")
 
 
 def load_sonnets(path):
@@ -156,7 +158,7 @@ def _visible(line):
 
 
 def is_heading(line):
-    """Whether a line numbers a sonnet: 12, 12., ### 12 ###, Sonnet 12, XII, with invisible characters or without."""
+    """Whether a line numbers a sonnet: 12, ### 12 ###, Sonnet 12, XII, 소네트 제12번, with invisible marks or not."""
     return _HEADING.fullmatch(_visible(line)) is not None
 
 

@@ -73,8 +73,14 @@ def test_sonnets_in_korean_are_read_whole(tmp_path):
     assert head_of(first).splitlines() == LINES[:3]
 
 
-def test_headings_in_korean_words_are_one_clear_line(tmp_path):
-    (tmp_path / "소네트.txt").write_text(f"머리말\n\n소네트 제1번\n\n{POEM}\n", encoding="utf-8")
+def test_headings_in_korean_are_read(tmp_path):
+    text = f"머리말\n\n소네트 제1번\n\n{POEM}\n\n소네트 제2번\n\n{POEM}\n"
+    (tmp_path / "소네트.txt").write_text(text, encoding="utf-8")
+    assert load_sonnets(tmp_path / "소네트.txt") == [POEM, POEM]
+
+
+def test_headings_without_digits_are_one_clear_line(tmp_path):
+    (tmp_path / "소네트.txt").write_text(f"머리말\n\n소네트 첫째\n\n{POEM}\n", encoding="utf-8")
     with pytest.raises(UserError, match="holds no sonnet: each must follow a line with its number"):
         load_sonnets(tmp_path / "소네트.txt")
 

@@ -97,6 +97,10 @@ STYLES = (
     "II",
     "I.",
     "-- 2 --",
+    "소네트 2",
+    "소네트 제2번",
+    "제 2 번",
+    "[2번]",
 )
 
 
@@ -107,7 +111,10 @@ def test_headings_in_other_styles_are_headings(tmp_path, heading):
     assert load_sonnets(path) == [VERSES, VERSES]
 
 
-@pytest.mark.parametrize("line", ["O 1 am but two", "12 times the moon", "I am", "No, I will not", "mix", "a", "", "!"])
+NO_HEADINGS = ["O 1 am but two", "12 times the moon", "I am", "No, I will not", "mix", "a", "", "!"]
+
+
+@pytest.mark.parametrize("line", [*NO_HEADINGS, "번", "2번 만나", "제비"])
 def test_verses_are_no_headings(line):
     assert not is_heading(line)
 

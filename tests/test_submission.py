@@ -329,7 +329,7 @@ def test_two_hundred_students(tmp_path, pairs, capsys):
         *("--out", tmp_path / "board.csv", "--deadline", "2026-03-01T23:59+00:00"),
     )
     assert "\x1b" not in capsys.readouterr().out
-    rows = list(csv.DictReader((tmp_path / "board.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "board.csv").open(encoding="utf-8-sig")))
     assert len(rows) == 202
     counts = {status: sum(row["status"] == status for row in rows) for status in ("ok", "late", "broken")}
     assert counts == {status: list(expected.values()).count(status) for status in counts}
@@ -341,6 +341,16 @@ def test_two_hundred_students(tmp_path, pairs, capsys):
     cells = [cell for row in rows for cell in row.values()]
     assert not any(cell.lstrip().startswith(("=", "+", "-", "@")) for cell in cells)
     assert "'=cmd()" in cells
+
+
+def test_a_board_with_korean_names_opens_in_excel(tmp_path, pairs):
+    """Which takes UTF-8 for the machine's own code page unless a byte order mark says so."""
+    for name, mark in (("ann", b""), ("김민준", b"\xef\xbb\xbf")):
+        (tmp_path / "students" / name).mkdir(parents=True)
+        (tmp_path / "students" / name / "out.csv").write_text(pairs_text())
+        call("grade", tmp_path / "students", "--gold", pairs, "--out", tmp_path / "board.csv")
+        board = (tmp_path / "board.csv").read_bytes()
+        assert board.startswith(mark + b"rank,student,") and name.encode() in board
 
 
 def test_which_file_of_a_student(tmp_path, pairs):
