@@ -102,7 +102,7 @@ class ModelSettings(Settings):
 class StepSettings(Settings, training_only=True, from_flags="when predicting"):
     """What every kind of training shares; no group of flags of its own."""
 
-    shard = False  # no flag: only where a model may be large
+    shard = compile = False  # no flags: only where a model may be large
 
     seed: int = flag(
         11711, "of batches, dropout and sampling; the same seed gives the same run", "[0, inf)", training_only=False
@@ -150,6 +150,10 @@ SHARD = (
     "split weights, gradients and the optimizer's moments over the processes, for a model that does not fit into one "
     "(FSDP2); to be said again with --resume"
 )
+COMPILE = (
+    "train with compiled layers (torch.compile): the same losses, after a minute or more of compiling; needs a C++ "
+    "compiler; docs/performance.md says where it pays"
+)
 
 
 class TrainingSettings(StepSettings):
@@ -174,6 +178,7 @@ class TrainingSettings(StepSettings):
         idle_from="epochs",
     )
     shard: bool = flag(False, SHARD, from_flags="always")
+    compile: bool = flag(False, COMPILE)
 
     def together(self, processes):
         """What a step is of all processes together, {what: value}: a run that goes on must find it again."""
@@ -835,6 +840,7 @@ class PretrainingSettings(StepSettings):
     schedule: str = flag("cosine", "learning rate after the warm-up", SCHEDULES)
     beta2: float = flag(0.99, "AdamW's decay rate of the squared gradients; smaller forgets sooner", "[0, 1)")
     shard: bool = flag(False, SHARD, from_flags="always")
+    compile: bool = flag(False, COMPILE)
 
     def relate(self):
         _check_stretches(self)

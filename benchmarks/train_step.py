@@ -9,6 +9,7 @@ and, for ratios, the median of the ratios within each round.
 
 import argparse
 import functools
+import time
 
 import peft
 import torch
@@ -20,6 +21,7 @@ from formats.hugging_face import checkpoint_layout
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT
 from optimizer import AdamW, parameter_groups
+from training.compiling import compile_layers
 from training.loop import scale_gradients
 from tuning.attach import attach, cast_frozen
 from tuning.state import count_parameters
@@ -27,12 +29,14 @@ from tuning.state import count_parameters
 LORA = LoRASettings()  # the scripts' defaults: r = 4 on query, value, interm_dense, dropout 0.05
 
 
-def our_model(config, methods, bf16):
+def our_model(config, methods, bf16, compiled=False):
     torch.manual_seed(0)
     gpt2 = GPT2Model(config)
     attach(gpt2, methods)
     if bf16 and methods:
         cast_frozen(gpt2, torch.bfloat16)
+    if compiled:
+        compile_layers(gpt2)
     return SonnetGPT(gpt2).train()
 
 
@@ -95,8 +99,27 @@ def variants(flags):
         "ours, full": (lambda: our_model(config, {}, bf16), our_step),
         "ours, LoRA": (lambda: our_model(config, {"lora": LORA}, bf16), our_step),
         "ours, adapter": (lambda: our_model(config, {"adapter": adapter}, bf16), our_step),
+        **compiled_variants(flags, config, bf16),
         "transformers, full": (lambda: transformers_model(config, False), transformers_step),
         "transformers + peft, LoRA": (lambda: transformers_model(config, True), transformers_step),
+    }
+
+
+def compiled_variants(flags, config, bf16):
+    """The same compiled: ours layer by layer as --compile does, theirs the whole model."""
+    if not flags.compile:
+        return {}
+
+    def theirs(tuned):
+        model = transformers_model(config, tuned)
+        model.compile()
+        return model
+
+    return {
+        "ours, full, compiled": (lambda: our_model(config, {}, bf16, True), our_step),
+        "ours, LoRA, compiled": (lambda: our_model(config, {"lora": LORA}, bf16, True), our_step),
+        "transformers, full, compiled": (lambda: theirs(False), transformers_step),
+        "transformers + peft, LoRA, compiled": (lambda: theirs(True), transformers_step),
     }
 
 
@@ -105,6 +128,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dropout", type=float, default=0.1, help="dropout of the backbone, GPT-2's own is 0.1")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--compile", action="store_true", help="compiled variants as well; their first step compiles")
     parser.add_argument("--only", help="only the variants whose name contains this")
     flags = parser.parse_args()
     torch.manual_seed(0)
@@ -122,8 +146,11 @@ def main():
             trained = [p for p in model.parameters() if p.requires_grad]
             ours = name.startswith("ours")
             optimizer = AdamW(parameter_groups(model, 0.0), lr=1e-5) if ours else torch.optim.AdamW(trained, lr=1e-5)
+            torch.compiler.set_stance("default")  # `compile_layers` keeps what is compiled to training
+            start = time.perf_counter()
             loss = step(model, optimizer, batch)
-            print(f"{name}: {count_parameters(model)[0]:,} trained, first loss {loss:.4f}", flush=True)
+            took = f"first loss {loss:.4f}, after {time.perf_counter() - start:.1f} s"
+            print(f"{name}: {count_parameters(model)[0]:,} trained, {took}", flush=True)
             steps[name] = functools.partial(step, model, optimizer, batch)
         seconds = time_rounds(steps, flags.rounds)
     reference = next(iter(steps))

@@ -50,7 +50,7 @@ class CausalSelfAttention(nn.Module):
         dropout = self.dropout.p if self.training else 0.0
         if self.training and query.device.type == "cpu" and (dropout or _slow_when_fused(query, key)):
             return reference_attention(query, key, value, mask, self.dropout)  # fused, dropout is slower still there
-        causal = mask is None and query.size(-2) > 1
+        causal = mask is None if query.size(-2) > 1 else False  # (`and` gives torch.compile a symbol, no bool)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal)
 
     def _split_heads(self, x):

@@ -43,6 +43,9 @@ def dynamic_levels():
     return torch.tensor(values, device="cpu")
 
 
+OUTER_LEVELS = dynamic_levels()
+
+
 def nearest(values, levels):
     """The index of the nearest level for each value; levels (K,) ascending. At a midpoint the lower one."""
     midpoints = (levels[1:] + levels[:-1]) / 2
@@ -59,7 +62,7 @@ def quantize_nf4(weight):
     mean = scales.mean()
     outer = _in_blocks(scales - mean, OUTER_BLOCK)
     outer_scales = outer.abs().amax(dim=1)
-    scale_codes = nearest(outer / outer_scales.clamp(min=TINY)[:, None], dynamic_levels().to(weight.device))
+    scale_codes = nearest(outer / outer_scales.clamp(min=TINY)[:, None], OUTER_LEVELS.to(weight.device))
     return {
         "codes": (codes[0::2] << 4) | codes[1::2],
         "scale_codes": scale_codes.flatten()[: len(scales)].to(torch.uint8),
@@ -71,7 +74,7 @@ def quantize_nf4(weight):
 def dequantize_nf4(parts, shape, dtype=torch.float32):
     """The weight that `quantize_nf4` kept, (out, in)."""
     count, device = shape[0] * shape[1], parts["codes"].device
-    outer = _in_blocks(dynamic_levels().to(device)[parts["scale_codes"].long()], OUTER_BLOCK)
+    outer = _in_blocks(OUTER_LEVELS.to(device)[parts["scale_codes"].long()], OUTER_BLOCK)
     scales = (outer * parts["outer_scales"][:, None]).flatten()[: len(parts["scale_codes"])] + parts["mean"]
     codes = torch.stack([parts["codes"] >> 4, parts["codes"] & 15], dim=1).flatten().long()
     values = _in_blocks(torch.tensor(LEVELS, device=device)[codes], BLOCK) * scales[:, None]
@@ -114,6 +117,7 @@ class NF4Linear(TunedLinear):
         """(out, in), in fp32, made anew at every access."""
         return dequantize_nf4({name: getattr(self, name) for name in self.PARTS}, (self.out_features, self.in_features))
 
+    @torch.compiler.disable  # which cannot look into a product that is handed a module
     def forward(self, x):
         """(..., in) -> (..., out)"""
         if torch.is_autocast_enabled(x.device.type):

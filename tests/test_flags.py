@@ -312,7 +312,7 @@ NOT_DEFAULT_IN_BOTH = (
     "--lr 3.3e-5 --weight_decay 0.1 --schedule cosine --warmup_ratio 0.5 --gradient_accumulation 2 "
     "--max_grad_norm 0.5 --beta2 0.9 --patience 1 --use_gpu --precision bf16 --eval_batch_size 4 --merge --run_dir r "
     "--resume --tuning prompt llama_adapter top_layers --prompt_length 3 --llama_length 3 --llama_layers 2 "
-    "--llama_gate head --top_layers_count 1 --save_minutes 3 --log_with wandb --shard"
+    "--llama_gate head --top_layers_count 1 --save_minutes 3 --log_with wandb --shard --compile"
 )
 
 

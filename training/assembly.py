@@ -20,6 +20,7 @@ from files import where_it_may_be
 from formats.hub import find_model
 from models.gpt2 import GPT2Model
 from modules.packed import pack
+from training.compiling import check_compiler
 from training.figures import record_of, table_of
 from training.fp16 import HalfAccelerator
 from training.loop import TrainingLoop, total_steps
@@ -112,6 +113,15 @@ def check_shard(settings, accelerator):
         check(not reason, f"--shard --tuning {name}: they do not combine, {reason}; leave one out")
 
 
+def check_compile(settings, accelerator):
+    """Raise UserError where --compile would do nothing, or cannot be done."""
+    frozen = getattr(settings, "frozen", False)
+    check(not frozen, "--compile: a frozen GPT-2 is read once: leave it out, or train the full model")
+    check(not settings.training.shard, "--compile --shard: they are not tried together; leave one out")
+    check(accelerator.device.type != "mps", "--compile needs CUDA or the CPU: leave --use_gpu or it out")
+    check_compiler(accelerator.device)
+
+
 def _contents(inputs):
     """Inputs less where they lie, which may differ from host to host."""
     return {what: value.get("sha256") if isinstance(value, dict) else value for what, value in inputs.items()}
@@ -133,6 +143,8 @@ def open_session(task, settings, given, prefix, part=""):
     accelerator = make_accelerator(options, insist="use_gpu" in given)
     if options.shard:
         check_shard(settings, accelerator)
+    if options.compile and not run.predicting:
+        check_compile(settings, accelerator)
     options.precision = PRECISIONS[accelerator.mixed_precision]
     run, settings = in_first_process(lambda: (run, settings))  # the first process's choice of a folder is everyone's
     return Session(task, run, settings, accelerator)

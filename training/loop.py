@@ -23,6 +23,7 @@ from datasets.batching import IDLE, rows_of, split_batch
 from errors import Diverged, check, is_out_of_memory
 from files import write_json
 from optimizer import AdamW, parameter_groups
+from training.compiling import Warmup, compile_layers, compiled_steps
 from training.fp16 import SMALLEST, START, adapted
 from training.pace import Pace, in_words
 from training.processes import sum_over_processes
@@ -45,6 +46,8 @@ class TrainingLoop:
         self.progress, moments, self.random_states = run.restore(model)
         self.model = shard(model, accelerator.device) if settings.shard else model
         accelerator.prepare_model(self.model, evaluation_mode=True)  # device, autocast; gradients are exchanged here
+        if settings.compile:
+            compile_layers(self.model.gpt)
         groups = parameter_groups(self.model, settings.weight_decay)
         self.optimizer = AdamW(groups, lr=settings.lr, betas=(0.9, settings.beta2))
         put_moments(self.model, self.optimizer, moments, self.progress.updates)
@@ -72,6 +75,7 @@ class TrainingLoop:
     def _all_epochs(self, batches, loss_fn, evaluate):
         settings, progress = self.settings, self.progress
         unit = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
+        self.warmup = Warmup(settings.compile)
         self.pace = Pace(total_steps(batches, settings), progress.step, unit)
         if progress.step:
             where = f", step {progress.epoch_step} of epoch {progress.epoch + 1}" if progress.epoch_step else ""
@@ -82,6 +86,7 @@ class TrainingLoop:
                 break
             start = time.perf_counter()
             train_loss = self._train_epoch(batches, loss_fn)
+            self.warmup.tell()
             seconds = time.perf_counter() - start
             figures = self._evaluate(evaluate)
             self._keep_epoch({"epoch": epoch, "train_loss": train_loss, "seconds": seconds} | figures)
@@ -140,9 +145,12 @@ class TrainingLoop:
             while progress.epoch_step < steps:
                 left = len(batches) - progress.epoch_step * settings.gradient_accumulation
                 micro_batches = [next(iterator) for _ in range(min(settings.gradient_accumulation, left))]
-                line, requests = self._step(micro_batches, loss_fn)
+                begun = time.perf_counter()
+                with compiled_steps() if settings.compile else contextlib.nullcontext():
+                    line, requests = self._step(micro_batches, loss_fn)
                 if self.accelerator.is_main_process:
                     self.run.log({"epoch": epoch, "step": progress.step} | line)
+                self.warmup.count(time.perf_counter() - begun)
                 self._show(bar, line)
                 if any(requests):
                     self._keep(random_states(gather_object, self.accelerator))
