@@ -1,6 +1,7 @@
 # make quickstart makes .venv, fine-tunes the mini model on the sample data with LoRA, and sums up what came out
 # make test       makes .venv, installs everything into it, lints, runs all tests (the one test command)
 # make test-fast  the same without the slow proofs
+# make bench      times ours beside the libraries that are installed: bench/bench.md
 # make format     formats the code
 # make test-oldest, make test-newest   the fast tests with the oldest releases that the requirements allow, the newest
 # make lock       what test-newest passed with becomes requirements-lock.txt
@@ -15,7 +16,7 @@ LOCKED := -c requirements-lock.txt
 # two files of tests at a time, a thread each
 PYTEST := python -m pytest -n 2 --dist loadfile
 
-.PHONY: quickstart test test-fast format test-oldest test-newest lock clean
+.PHONY: quickstart test test-fast bench format test-oldest test-newest lock clean
 
 # $(call install,FOLDER,REQUIREMENTS,CONSTRAINTS): a new environment. An index of torch has not all that torch needs, so
 # torch comes from there alone.
@@ -44,6 +45,9 @@ test: .venv/installed
 
 test-fast: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST) -m "not slow"
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.bench
 
 format: .venv/installed
 	$(BIN)/ruff format .

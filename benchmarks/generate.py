@@ -1,5 +1,5 @@
 """Tokens a second when sampling: ours over the KV cache, with plain and with packed linears (modules/packed.py) and in
-8 bits, transformers.generate, and the course's loop without a cache.
+8 bits, transformers.generate, CTranslate2 (where it is installed), and the course's loop without a cache.
 
     python -m benchmarks.generate --rounds 5
 
@@ -17,6 +17,7 @@ import warnings
 import torch
 import transformers
 
+from benchmarks.peers import ctranslate2_writers
 from benchmarks.rounds import report, time_rounds
 from benchmarks.train_step import transformers_model
 from config import DecodingSettings, GPT2Config
@@ -51,6 +52,7 @@ def main():
     )
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--no_course", action="store_true", help="leave out the slow loop without a cache")
+    parser.add_argument("--json", help="file for the figures")
     flags = parser.parse_args()
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
@@ -81,15 +83,16 @@ def main():
     }
     if flags.no_course:
         del variants["the course's loop, no cache"]
-    with torch.no_grad():
-        seconds = time_rounds(variants, flags.rounds)
+    with torch.no_grad(), ctranslate2_writers(theirs.float(), prompts, flags.new_tokens, TEMPERATURE, TOP_P) as more:
+        theirs.to(dtype)
+        seconds = time_rounds(variants | more, flags.rounds)
     tokens = flags.prompts * flags.new_tokens
     note = f"{flags.precision}, {flags.prompts} prompts x {flags.new_tokens} tokens, sharpness {flags.sharpness:g}, "
 
     def cells(name, median, ratio):
         return {"tokens/s": f"{tokens / median:.1f}", "ours is faster by": f"{ratio:.2f}x"}
 
-    report(seconds, "ours", cells, note)
+    report(seconds, "ours", cells, note, flags.json)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import time
 import torch
 
 from cli.tables import format_table
+from files import write_json
 
 
 def time_rounds(variants, rounds, clock=time.perf_counter):
@@ -31,8 +32,18 @@ def medians(seconds, reference):
     }
 
 
-def report(seconds, reference, cells, note=""):
-    """Print a table of medians. cells(name, median seconds, ratio to the reference) -> {column: text}."""
+def report(seconds, reference, cells, note="", file=None):
+    """Print a table of medians. cells(name, median seconds, ratio to the reference) -> {column: text}.
+
+    file: where to write the same as JSON, every round's seconds included; None: nowhere.
+    """
     rounds = len(next(iter(seconds.values())))
+    if file is not None:
+        figures = {
+            name: {"median": median, "ratio": ratio, "seconds": seconds[name]}
+            for name, (median, ratio) in medians(seconds, reference).items()
+        }
+        about = {"note": note.rstrip(", "), "threads": torch.get_num_threads(), "torch": torch.__version__}
+        write_json(file, about | {"reference": reference, "variants": figures})
     rows = {name: cells(name, median, ratio) for name, (median, ratio) in medians(seconds, reference).items()}
     print(format_table(rows, f"{note}{torch.get_num_threads()} threads, {rounds} rounds"), end="")

@@ -1,4 +1,5 @@
-"""Time one training step at the 124M size: ours, full and with LoRA and adapters, beside transformers and peft.
+"""Time one training step at the 124M size: ours, full and with LoRA and adapters, beside transformers, peft
+and a GPT-2 as nanoGPT has it.
 
     python -m benchmarks.train_step --rounds 5
 
@@ -15,6 +16,7 @@ import peft
 import torch
 import transformers
 
+from benchmarks.peers import FusedGPT2, fused_step
 from benchmarks.rounds import report, time_rounds
 from config import AdapterSettings, GPT2Config, LoRASettings
 from formats.hugging_face import checkpoint_layout
@@ -101,6 +103,7 @@ def variants(flags):
         "ours, adapter": (lambda: our_model(config, {"adapter": adapter}, bf16), our_step),
         **compiled_variants(flags, config, bf16),
         "transformers, full": (lambda: transformers_model(config, False), transformers_step),
+        "as nanoGPT, full": (lambda: FusedGPT2(config).train(), fused_step),
         "transformers + peft, LoRA": (lambda: transformers_model(config, True), transformers_step),
     }
 
@@ -110,16 +113,16 @@ def compiled_variants(flags, config, bf16):
     if not flags.compile:
         return {}
 
-    def theirs(tuned):
-        model = transformers_model(config, tuned)
+    def theirs(model):
         model.compile()
         return model
 
     return {
         "ours, full, compiled": (lambda: our_model(config, {}, bf16, True), our_step),
         "ours, LoRA, compiled": (lambda: our_model(config, {"lora": LORA}, bf16, True), our_step),
-        "transformers, full, compiled": (lambda: theirs(False), transformers_step),
-        "transformers + peft, LoRA, compiled": (lambda: theirs(True), transformers_step),
+        "transformers, full, compiled": (lambda: theirs(transformers_model(config, False)), transformers_step),
+        "as nanoGPT, full, compiled": (lambda: theirs(FusedGPT2(config).train()), fused_step),
+        "transformers + peft, LoRA, compiled": (lambda: theirs(transformers_model(config, True)), transformers_step),
     }
 
 
@@ -130,6 +133,7 @@ def main():
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--compile", action="store_true", help="compiled variants as well; their first step compiles")
     parser.add_argument("--only", help="only the variants whose name contains this")
+    parser.add_argument("--json", help="file for the figures")
     flags = parser.parse_args()
     torch.manual_seed(0)
     ids = torch.randint(0, 50257, (8, 192))
@@ -159,7 +163,7 @@ def main():
         return {"median s": f"{median:.3f}", "min s": f"{min(seconds[name]):.3f}", f"over {reference}": f"{ratio:.3f}"}
 
     print()
-    report(seconds, reference, cells, f"{flags.precision}, dropout {flags.dropout}, ")
+    report(seconds, reference, cells, f"{flags.precision}, dropout {flags.dropout}, ", flags.json)
 
 
 if __name__ == "__main__":

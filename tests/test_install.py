@@ -97,7 +97,8 @@ HOUSE = [*(path for path in SOURCES if path.parent != STUDENTS), *sorted(ROOT.gl
 def test_every_import_is_required():
     assert imported(HOUSE, 0) <= names("requirements.txt")
     assert imported(HOUSE, 1) <= names("requirements.txt", "requirements-extra.txt")
-    assert imported([*HOUSE, *STUDENTS.glob("*.py"), *BENCHMARKS, *TESTS], 1) <= names(*FILES)
+    peers = {"ctranslate2"}  # is timed where it happens to be installed
+    assert imported([*HOUSE, *STUDENTS.glob("*.py"), *BENCHMARKS, *TESTS], 1) <= names(*FILES) | peers
 
 
 def test_every_requirement_is_imported():
