@@ -17,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.rounds import medians
 from cli.script import run_script, say
 from cli.tables import format_table, to_markdown
 from errors import check
@@ -51,8 +52,8 @@ def main():
         for name, arguments in parts(precision, flags.rounds, not flags.no_compile).items():
             say(f"{name}, {precision} ...")
             record[f"{name}, {precision}"] = measured(arguments)
+            write_json(flags.out / "bench.json", record)  # after each part: a stop loses the one that it comes in
     rows = {name: row_of(part) for name, part in record.items()}
-    write_json(flags.out / "bench.json", record)
     write_text(flags.out / "bench.md", to_markdown(rows))
     say("\n" + format_table(rows, "seconds, medians; ours over the best peer, below 1 where ours is faster"), end="")
 
@@ -67,17 +68,18 @@ def measured(arguments):
 
 
 def row_of(part):
-    """A line of the table: the quickest of ours and of the peers, and the ratio."""
-    medians = {name: figures["median"] for name, figures in part["variants"].items()}
-    ours = {name: s for name, s in medians.items() if name.startswith("ours") and "int8" not in name}
-    peers = {name: s for name, s in medians.items() if not name.startswith("ours")}
-    mine, best = min(ours, key=ours.get), min(peers, key=peers.get)
+    """A line of the table: the quickest of ours and of the peers, and the median of their ratios within each round."""
+    seconds = {name: figures["seconds"] for name, figures in part["variants"].items()}
+    ours = [name for name in seconds if name.startswith("ours") and "int8" not in name]
+    peers = [name for name in seconds if not name.startswith("ours")]
+    mine, best = (min(names, key=lambda name: part["variants"][name]["median"]) for names in (ours, peers))
+    found = medians(seconds, best)
     return {
-        "ours": f"{ours[mine]:.3f}",
+        "ours": f"{found[mine][0]:.3f}",
         "which": mine,
-        "best peer": f"{peers[best]:.3f}",
+        "best peer": f"{found[best][0]:.3f}",
         "which peer": best,
-        "ratio": f"{ours[mine] / peers[best]:.2f}",
+        "ratio": f"{found[mine][1]:.2f}",
     }
 
 

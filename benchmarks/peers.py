@@ -13,7 +13,7 @@ from torch import nn
 
 class FusedGPT2(nn.Module):
     """GPT-2 the way nanoGPT has it: one product for query, key and value, torch's fused attention, plain causal, logits
-    of the whole batch at once. For the time of a step only: it is given no weights."""
+    of the whole batch at once. For the time of a step only: it loads no weights."""
 
     def __init__(self, config):
         super().__init__()
@@ -62,28 +62,22 @@ def fused_step(model, optimizer, batch):
     return loss.item()
 
 
-def has_ctranslate2():
-    """Whether CTranslate2 (a C++ engine; pip install ctranslate2) is there to be timed."""
-    return importlib.util.find_spec("ctranslate2") is not None
-
-
 @contextlib.contextmanager
 def ctranslate2_writers(model, prompts, new_tokens, temperature, top_p):
-    """{name: function that samples} of CTranslate2 in fp32 and in 8 bits, with the weights of a GPT2LMHeadModel.
+    """{name: function that samples} of CTranslate2 in fp32 and in 8 bits, with a GPT2LMHeadModel's weights.
 
     prompts: (B, T) token ids. Gives {} where it is not installed.
     """
-    if not has_ctranslate2():
+    if importlib.util.find_spec("ctranslate2") is None:
         yield {}
         return
     import ctranslate2
 
-    config = model.config
     tokens = [[f"t{i}" for i in row] for row in prompts.tolist()]
     options = {"max_length": new_tokens, "min_length": new_tokens, "sampling_topk": 0, "sampling_topp": top_p}
     options |= {"sampling_temperature": temperature, "include_prompt_in_result": False}
     with tempfile.TemporaryDirectory() as folder:
-        _convert(model, config, Path(folder) / "converted")
+        _convert(model, Path(folder) / "converted")
         writers = {}
         for kind in ("float32", "int8"):
             generator = ctranslate2.Generator(
@@ -99,13 +93,14 @@ def _write(generator, tokens, options):
     assert lengths == {options["max_length"]}, f"it wrote {lengths} tokens"
 
 
-def _convert(model, config, folder):
+def _convert(model, folder):
     """As CTranslate2's own converter does it, but from a model in memory and with numbers for words."""
     from ctranslate2.converters.transformers import GPT2Loader
 
     spec = GPT2Loader().get_model_spec(model)
-    spec.register_vocabulary([f"t{i}" for i in range(config.vocab_size)])
-    spec.config.bos_token = spec.config.eos_token = spec.config.unk_token = f"t{config.vocab_size - 1}"
+    words = [f"t{i}" for i in range(model.config.vocab_size)]
+    spec.register_vocabulary(words)
+    spec.config.bos_token = spec.config.eos_token = spec.config.unk_token = words[-1]
     spec.validate()
     spec.optimize()
     folder.mkdir()

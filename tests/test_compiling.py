@@ -15,14 +15,12 @@ from errors import UserError
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT
 from tests.inputs import ROOT, run, without
-from tests.small_run import contents, in_a_process, killed_training, train
+from tests.small_run import KILLED, contents, in_a_process, killed_training
 from tests.test_scale import figures
 from tests.tuned import CHOICES, INPUT_IDS, MASK
 from training.compiling import Warmup, compile_layers, compiled_steps
 from training.randomness import seed_everything
 from tuning.attach import attach
-
-PLAIN = {"precision": "fp32", "save_minutes": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -33,13 +31,10 @@ def as_before():
     torch.compiler.reset()
 
 
-def gradients(model, ids, mask, compiled):
+def gradients(model, ids, mask):
     model.zero_grad()
     seed_everything(3)
-    if compiled:
-        with compiled_steps():
-            loss, _ = model(ids, mask, return_loss=True)
-    else:
+    with compiled_steps():
         loss, _ = model(ids, mask, return_loss=True)
     loss.backward()
     return loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -47,8 +42,8 @@ def gradients(model, ids, mask, compiled):
 
 def check_same(model, compiled, batches):
     for ids, mask in batches:
-        loss, wanted = gradients(model, ids, mask, False)
-        same, found = gradients(compiled, ids, mask, True)
+        loss, wanted = gradients(model, ids, mask)
+        same, found = gradients(compiled, ids, mask)
         torch.testing.assert_close(same, loss, atol=1e-5, rtol=1e-5)
         assert found.keys() == wanted.keys() and found
         for name in wanted:
@@ -110,15 +105,12 @@ def test_a_script_trains_compiled_to_the_same_losses(sonnet_flags, tmp_path, cap
 
 @pytest.mark.slow
 def test_a_killed_compiled_run_goes_on_to_the_same_bytes(model_folder, tmp_path):
-    options = PLAIN | {"compile": True, "save_minutes": 1e-9}
-    assert in_a_process(train_compiled, model_folder, tmp_path / "whole", options) == 0
-    assert in_a_process(killed_training, ("step", 6), model_folder, tmp_path / "parts", options) < 0
-    assert in_a_process(train_compiled, model_folder, tmp_path / "parts", options | {"resumed": True}) == 0
+    options = {"compile": True}
+    assert in_a_process(killed_training, (), model_folder, tmp_path / "whole", options) == 0
+    assert in_a_process(killed_training, ("step", 6), model_folder, tmp_path / "parts", options) == KILLED
+    again = options | {"resumed": True}
+    assert in_a_process(killed_training, (), model_folder, tmp_path / "parts", again) == 0
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
-
-
-def train_compiled(model_folder, folder, options):
-    train(model_folder, folder, **options)
 
 
 def test_how_long_compiling_took(capsys):

@@ -118,7 +118,6 @@ sys.path.insert(0, sys.argv[1])
 from accelerate import Accelerator
 
 from cli.script import run_script
-from training.assembly import make_accelerator
 from training.processes import in_first_process
 
 
