@@ -240,10 +240,23 @@ def test_one_precision_for_all_runs(planned):
         same_precision(runs)
 
 
-def test_a_failed_script_is_told_in_its_own_line_after_those_under_way(planned):
+FAILS_FIRST = """import sys, time
+from pathlib import Path
+if "--bananas" in sys.argv:
+    Path("failed").touch()
+    sys.exit("error: unknown flag --bananas")
+while not Path("failed").exists():
+    time.sleep(0.01)
+time.sleep(2)  # ends well after the other
+"""
+
+
+def test_a_failed_script_is_told_in_its_own_line_after_those_under_way(planned, tmp_path, monkeypatch):
     _, runs = planned
+    (tmp_path / f"{runs[0].task.script}.py").write_text(FAILS_FIRST)
+    monkeypatch.chdir(tmp_path)
     for run in runs:
-        run.arguments = ["--bananas"] if run is runs[0] else ["--help"]
+        run.arguments = ["--bananas"] if run is runs[0] else []
     with pytest.raises(UserError, match=r"last-1 failed: .*--bananas.*last-1.log; the same command goes on"):
         make_all(runs, at_a_time=2)
     started = sorted(path.name for path in runs[0].folder.parent.glob("*.log"))
