@@ -1,6 +1,8 @@
 """Students' trees that would harm the grader, or get points for nothing."""
 
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -118,3 +120,20 @@ def test_links_are_not_followed(tmp_path, launcher):
     assert set(messages(tree, "mask", launcher).values()) == {f"{MASK} is a link: hand in the file itself"}
     (tree / MASK).unlink()
     assert set(messages(tree, "mask", launcher).values()) == {f"{MASK} is missing"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="address space is limited on Linux")
+def test_memory_is_counted_from_what_is_mapped_already():
+    """A torch for CUDA maps more than a student is allowed, before the student's code begins."""
+    code = """import mmap
+from course.sandbox import limit_resources
+mapped = mmap.mmap(-1, 6 * 2**30, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+limit_resources(60, 2**30, 2**20)
+bytearray(2**28)
+try:
+    bytearray(2**31)
+except MemoryError:
+    print("refused")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "refused\n", done.stderr
