@@ -763,6 +763,12 @@ class CorpusData(Settings, from_flags="when predicting"):
         "comma-separated files of that folder to measure on, kept out of training; "
         "by default about a hundredth of the text: the ends of long files, or whole short ones",
     )
+    pairs: str | None = flag(
+        None,
+        "question pairs in the course's format, to be learned with the text, each in the prompt of "
+        "paraphrase_detection.py with its answer",
+        reads=True,
+    )
     out: str | None = flag(
         None,
         "where the finished model goes, in Hugging Face layout; by default model/ in the run folder",
@@ -839,11 +845,22 @@ class PretrainingSettings(StepSettings):
     weight_decay: float = flag(0.1, "decoupled weight decay, never on biases and LayerNorm", "[0, inf)")
     schedule: str = flag("cosine", "learning rate after the warm-up", SCHEDULES)
     beta2: float = flag(0.99, "AdamW's decay rate of the squared gradients; smaller forgets sooner", "[0, 1)")
+    guidance: float = flag(
+        0.0,
+        "weight of a loss that teaches four heads of the first two layers to look words up in the text before "
+        "(Deshpande & Narasimhan 2020): what a small model does not learn by itself; 1 is a good one",
+        "[0, inf)",
+    )
+    answer_weight: float = flag(1.0, "weight of the answers of --pairs, against 1 of any other token", "[0, inf)")
     shard: bool = flag(False, SHARD, from_flags="always")
     compile: bool = flag(False, COMPILE)
 
     def relate(self):
         _check_stretches(self)
+        check(
+            not (self.guidance and (self.compile or self.shard)),
+            "--guidance does not work with --compile or --shard: leave one out",
+        )
 
     def together(self, processes):
         """As in TrainingSettings."""
@@ -859,6 +876,16 @@ class PretrainSettings(Script):
     shape: ShapeSettings = group(ShapeSettings)
     training: PretrainingSettings = group(PretrainingSettings)
     run: RunSettings = group(RunSettings)
+
+    def relate(self):
+        check(
+            not self.training.guidance or min(self.shape.layers, self.shape.heads) > 1,
+            "--guidance teaches two heads in each of two layers: give --layers and --heads of 2 or more",
+        )
+        check(
+            self.training.answer_weight == 1 or self.data.pairs,
+            "--answer_weight has no effect without --pairs: give both, or leave it out",
+        )
 
 
 # --- translation.py ---------------------------------------------------------------------------------------------------

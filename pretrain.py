@@ -25,13 +25,15 @@ from cli.script import say
 from cli.tables import format_table
 from config import DROPOUTS, END_OF_TEXT, GPT2Config
 from datasets.corpus import Corpus, PackedBatches, TokenFile, held_out_batches, prepare_corpus
+from datasets.paraphrase import PROMPT
 from datasets.tokenizer import save_tokenizer
 from errors import UserError
 from evaluation import absurdity, perplexity
 from files import check_writable
 from formats.hugging_face import save_pretrained
 from models.gpt2 import GPT2Model
-from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
+from models.guided_gpt import GuidedGPT
+from models.sonnet_gpt import language_model_loss, summed_loss
 from training.assembly import load_trained, open_session
 from training.loop import to_device
 from training.processes import in_first_process
@@ -55,7 +57,8 @@ def main(settings, given):
 
     seed_everything(settings.training.seed)
     gpt2 = GPT2Model(gpt2_config(settings.shape, tokens.tokenizer))
-    model = SonnetGPT(gpt2)
+    options = settings.training
+    model = GuidedGPT(gpt2, options.guidance, options.answer_weight, tokens.tokenizer.encode(PROMPT).ids[-1])
     measure = Measure(tokens, settings.shape.context, accelerator)
     documents = [list(document.values()) for part in ("train", "held_out") for document in tokens.record[part]]
     inputs = {"corpus": content_hash(documents, settings.data.corpus)}
@@ -83,7 +86,7 @@ def prepare(folder, settings):
     """The corpus as token ids in a folder, unless it is there already."""
     if not folder.is_dir():
         corpus = Corpus(settings.data.corpus, settings.data.held_out_names)
-        prepare_corpus(corpus, folder, settings.shape.vocab_size, settings.shape.context)
+        prepare_corpus(corpus, folder, settings.shape.vocab_size, settings.shape.context, settings.data.pairs)
 
 
 def gpt2_config(shape, tokenizer):

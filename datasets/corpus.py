@@ -21,8 +21,9 @@ import torch
 from tqdm import tqdm
 
 from cli.script import say
-from config import END_OF_TEXT
+from config import ANSWERS, END_OF_TEXT
 from datasets.batching import pad
+from datasets.paraphrase import ParaphraseDetectionDataset, load_paraphrase_data
 from datasets.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from errors import UserError, check
 from files import is_a, read_blocks, read_json, where_it_may_be
@@ -123,8 +124,11 @@ def _cut(path, size, wanted):
     return max(1, middle)
 
 
-def prepare_corpus(corpus, folder, vocab_size, context):
-    """Train the tokenizer and write the tokens into folder, whole or not at all. Raises UserError."""
+def prepare_corpus(corpus, folder, vocab_size, context, pairs=None):
+    """Train the tokenizer and write the tokens into folder, whole or not at all. Raises UserError.
+
+    pairs: file of question pairs in the course's format; they are one more document to train on.
+    """
     folder = Path(folder)
     unfinished = folder.with_name(f"{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -137,6 +141,8 @@ def prepare_corpus(corpus, folder, vocab_size, context):
         record = {"dtype": dtype}
         for part in ("train", "held_out"):
             record[part] = _write_tokens(corpus.documents(part), unfinished / f"{part}.bin", tokenizer, dtype)
+        if pairs is not None:
+            record["train"].append(_write_pairs(pairs, unfinished / "train.bin", tokenizer, dtype))
         paths = {part: unfinished / f"{part}.bin" for part in ("train", "held_out")}
         record["crc32"] = {part: _crc(np.memmap(path, dtype=dtype, mode="r")) for part, path in paths.items()}
         record["crc32"]["documents"] = _documents_crc(record)
@@ -167,6 +173,19 @@ def _write_tokens(documents, path, tokenizer, dtype):
             file.write(np.asarray([end], dtype=dtype).tobytes())
             records.append({"name": name, "bytes": size, "tokens": count + 1})
     return records
+
+
+def _write_pairs(source, path, tokenizer, dtype):
+    """Append question pairs to the tokens of path: the task's prompt, the answer as the one token where it is read, a
+    line end. Returns their record."""
+    dataset = ParaphraseDetectionDataset(load_paraphrase_data(source), tokenizer)
+    line_end, answers = tokenizer.encode("\n").ids, list(ANSWERS.values())
+    labelled = zip(dataset.token_ids, dataset.labels, strict=True)
+    rows = [[*ids.tolist(), answers[label], *line_end] for ids, label in labelled]
+    tokens = np.asarray([*itertools.chain.from_iterable(rows), tokenizer.token_to_id(END_OF_TEXT)], dtype=dtype)
+    with open(path, "ab") as file:
+        file.write(tokens.tobytes())
+    return {"name": Path(source).name, "bytes": Path(source).stat().st_size, "tokens": len(tokens)}
 
 
 _SAFE_CUT = re.compile(r"(?<=\S)[\n ]")

@@ -21,6 +21,10 @@ class SonnetGPT(nn.Module):
         hidden_states = self.gpt(input_ids, attention_mask)["last_hidden_state"]
         if not return_loss:
             return self.gpt.hidden_state_to_token(hidden_states)
+        return self.next_token_loss(hidden_states, input_ids, attention_mask)
+
+    def next_token_loss(self, hidden_states, input_ids, attention_mask):
+        """(loss, count) as `forward` has it, from the hidden states (B, T, D)."""
         return next_token_loss(hidden_states, self.gpt.word_embedding.weight, input_ids, attention_mask)
 
 

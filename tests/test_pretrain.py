@@ -15,11 +15,13 @@ import transformers
 
 import pretrain
 from cli.flags import parse_flags
-from config import PretrainSettings
+from config import ANSWERS, PretrainSettings
 from datasets.corpus import Corpus, PackedBatches, TokenFile, held_out_batches
+from datasets.paraphrase import PROMPT, load_paraphrase_data
 from errors import UserError
 from models.gpt2 import GPT2Model
 from tests.helpers import CONTEXT, VOCAB
+from tests.inputs import write_pairs
 from tests.tiny import forget_accelerate_state
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,6 +148,46 @@ def test_a_stopped_run_goes_on_to_the_same_result(finished, corpus_folder, tmp_p
     assert losses(tmp_path) == losses(finished) and len(losses(finished)) == 16
 
 
+@pytest.fixture
+def pairs_file(tmp_path):
+    write_pairs(tmp_path / "pairs.csv", 6)
+    return tmp_path / "pairs.csv"
+
+
+def test_pairs_are_learned_in_the_tasks_own_prompt(corpus_folder, pairs_file, tmp_path):
+    run(corpus_folder, tmp_path / "run", f"--pairs {pairs_file} --guidance 1 --answer_weight 3 --steps 6")
+    tokens = TokenFile(tmp_path / "run/corpus")
+    *rows, end = tokens.tokenizer.decode(tokens.train[-tokens.record["train"][-1]["tokens"] :]).split("\n")
+    pairs = load_paraphrase_data(pairs_file)
+    answers = [ANSWERS["yes" if row[2] else "no"] for row in pairs]
+    expected = [PROMPT.format(first=row[0], second=row[1]) + ("yes" if row[2] else "no") for row in pairs]
+    assert rows == expected and not end
+    train = tokens.train.tolist()
+    space, line_end = (tokens.tokenizer.encode(text).ids for text in (" ", "\n"))
+    after = [train[place + 1] for place in range(len(train) - 2) if train[place : place + 3 : 2] == [*space, *line_end]]
+    assert after[-6:] == answers  # one token, where the task reads it
+    assert (tmp_path / "run/model/model.safetensors").exists()
+
+
+def test_a_guided_run_goes_on_to_the_same_result(corpus_folder, pairs_file, tmp_path, monkeypatch):
+    flags = f"--pairs {pairs_file} --guidance 1 --answer_weight 3 --steps 6"
+    run(corpus_folder, tmp_path / "whole", flags)
+    original = PackedBatches.epoch
+
+    def epoch(self, number, start=0):
+        for index, batch in enumerate(original(self, number, start)):
+            if (number, index) == (2, 1):
+                raise Stop
+            yield batch
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(PackedBatches, "epoch", epoch)
+        run(corpus_folder, tmp_path / "stopped", flags)
+    run(corpus_folder, tmp_path / "stopped", f"{flags} --resume")
+    one, two = (tensors(tmp_path / name / "model") for name in ("whole", "stopped"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_a_resumed_run_wants_its_own_settings(finished, corpus_folder):
     with pytest.raises(UserError, match="trained with steps = 12"):
         run(corpus_folder, finished, "--resume --steps 24 --eval_every 3", base="")
@@ -160,6 +202,10 @@ def test_a_resumed_run_wants_its_own_settings(finished, corpus_folder):
         ("--context 1", "--context must be at least 2"),
         ("--beta2 1", "--beta2"),
         ("--steps 0", "--steps must be at least 1"),
+        ("--guidance 1 --layers 1", "--guidance teaches two heads in each of two layers"),
+        ("--guidance 1 --heads 1", "--guidance teaches two heads in each of two layers"),
+        ("--guidance 1 --compile", "--guidance does not work with --compile"),
+        ("--answer_weight 2", "--answer_weight has no effect without --pairs"),
     ],
 )
 def test_impossible_flags(flags, message):
