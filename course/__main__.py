@@ -34,7 +34,9 @@ def parse(arguments=None):
             "--gradescope", help="one tree: write Gradescope's results.json here; always ends with code 0"
         )
         group.add_argument("--seconds", type=float, default=60, help="time for the tests of an exercise (default: 60)")
-        group.add_argument("--memory", type=float, default=4, help="GB that a process may take (default: 4)")
+        group.add_argument(
+            "--memory", type=float, default=4, help="GB that a process may take besides torch (default: 4)"
+        )
         group.add_argument("--seed", type=int, help="of the inputs, to grade again with the same; by default a new one")
     return parser.parse_args(arguments)
 
