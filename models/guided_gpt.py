@@ -79,11 +79,12 @@ class GuidedGPT(SonnetGPT):
         """The sum over tokens of -log of the attention that lies where it shall, as the mean of the guided heads."""
         length, costs = input_ids.size(1), []
         later = torch.ones(length, length, dtype=torch.bool, device=input_ids.device).triu(1)
+        places = {pattern: pattern(input_ids) for pattern in {pattern for _, _, pattern in PATTERNS}}
         for layer, head, pattern in PATTERNS:
             query, key = (self._of_head(layer, name, head) for name in ("query", "key"))
             scores = query @ key.transpose(1, 2) / math.sqrt(query.size(-1))
             log_weights = scores.float().masked_fill(later, float("-inf")).log_softmax(dim=-1)
-            wanted = pattern(input_ids)
+            wanted = places[pattern]
             wanted = wanted | (F.pad(~wanted.any(dim=-1, keepdim=True), (0, length - 1)))
             costs.append(-log_weights.masked_fill(~wanted, float("-inf")).logsumexp(dim=-1).sum())
         return torch.stack(costs).mean()

@@ -118,7 +118,20 @@ def test_the_files(dictionary, tmp_path):
     for name in ("books", "modern"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.txt").write_text(TEXT + FILLER)
-    command = [sys.executable, "-m", "datasets.echoes", "--books", "books", "--modern", "modern", "--wordnet", "dict"]
+    (tmp_path / "books/kept.txt").write_text(TEXT.replace("Old", "Kept"))
+    command = [
+        sys.executable,
+        "-m",
+        "datasets.echoes",
+        "--held_out",
+        "kept.txt",
+        "--books",
+        "books",
+        "--modern",
+        "modern",
+        "--wordnet",
+        "dict",
+    ]
     command += ["--glosses", "20", "--passages", "20", "--questions", "30", "--pairs", "40"]
     for out in ("one", "two"):
         environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
@@ -127,6 +140,7 @@ def test_the_files(dictionary, tmp_path):
     files = {path.relative_to(tmp_path / "one"): path.read_bytes() for path in (tmp_path / "one").rglob("*.*")}
     assert all((tmp_path / "two" / name).read_bytes() == content for name, content in files.items())
     assert (tmp_path / "one/modern/a.txt").read_text() + (tmp_path / "one/held-out/a.txt").read_text() == TEXT + FILLER
+    assert {name.as_posix() for name, content in files.items() if b"kept" in content.lower()} == {"held-out/kept.txt"}
     rows = load_paraphrase_data(tmp_path / "one/pairs.csv")
     assert len(rows) == 40 and {row[2] for row in rows} == {0, 1}
     with open(tmp_path / "one/pairs.csv", encoding="utf-8") as file:

@@ -115,6 +115,19 @@ class Stop(Exception):
     pass
 
 
+def stop_within_epoch(patch, stopped):
+    """Raise Stop before the second batch of this epoch."""
+    original = PackedBatches.epoch
+
+    def epoch(self, number, start=0):
+        for index, batch in enumerate(original(self, number, start)):
+            if (number, index) == (stopped, 1):
+                raise Stop
+            yield batch
+
+    patch.setattr(PackedBatches, "epoch", epoch)
+
+
 @pytest.mark.parametrize("where", ["in the middle of an epoch", "before the corpus was ready"])
 def test_a_stopped_run_goes_on_to_the_same_result(finished, corpus_folder, tmp_path, monkeypatch, where):
     def stop(*arguments, **options):
@@ -124,15 +137,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(finished, corpus_folder, tmp_p
         if where == "before the corpus was ready":
             patch.setattr("datasets.corpus.save_tokenizer", stop)
         else:
-            original = PackedBatches.epoch
-
-            def epoch(self, number, start=0):
-                for index, batch in enumerate(original(self, number, start)):
-                    if (number, index) == (3, 1):
-                        raise Stop
-                    yield batch
-
-            patch.setattr(PackedBatches, "epoch", epoch)
+            stop_within_epoch(patch, 3)
         with pytest.raises(Stop):
             run(corpus_folder, tmp_path)
     assert not (tmp_path / "model").exists()
@@ -172,16 +177,8 @@ def test_pairs_are_learned_in_the_tasks_own_prompt(corpus_folder, pairs_file, tm
 def test_a_guided_run_goes_on_to_the_same_result(corpus_folder, pairs_file, tmp_path, monkeypatch):
     flags = f"--pairs {pairs_file} --guidance 1 --answer_weight 3 --steps 6"
     run(corpus_folder, tmp_path / "whole", flags)
-    original = PackedBatches.epoch
-
-    def epoch(self, number, start=0):
-        for index, batch in enumerate(original(self, number, start)):
-            if (number, index) == (2, 1):
-                raise Stop
-            yield batch
-
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(PackedBatches, "epoch", epoch)
+        stop_within_epoch(patch, 2)
         run(corpus_folder, tmp_path / "stopped", flags)
     run(corpus_folder, tmp_path / "stopped", f"{flags} --resume")
     one, two = (tensors(tmp_path / name / "model") for name in ("whole", "stopped"))

@@ -42,6 +42,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--books", required=True, help="folder of .txt files, verse and prose")
     parser.add_argument("--modern", required=True, help="folder of .txt files in today's English")
+    parser.add_argument("--held_out", default="", help="comma-separated books that nothing is made of, to measure on")
     parser.add_argument("--wordnet", required=True, help="the `dict` folder of WordNet 3")
     parser.add_argument("--out", default="corpus", help="the new folder (default: corpus)")
     parser.add_argument("--glosses", type=int, default=60_000, help="definitions (default: 60000)")
@@ -53,11 +54,15 @@ def main():
     out = Path(options.out)
     check(not out.exists(), f"--out: there is {out} already: name another folder, or move that one away")
     books, modern = (read_folder(folder) for folder in (options.books, options.modern))
-    maker = Echoes(books, modern, WordNet(options.wordnet), random.Random(options.seed))
-    texts = {f"books/{name}": text for name, text in books.items()}
+    held_out = [name for name in options.held_out.split(",") if name]
+    unknown = [name for name in held_out if name not in books]
+    check(not unknown, f"--held_out: there is no {', '.join(unknown)} in {options.books}; give names of files in it")
+    texts = {f"{'held-out' if name in held_out else 'books'}/{name}": text for name, text in books.items()}
     for name, text in modern.items():
         cut = text.rfind("\n", 0, int(len(text) * (1 - HELD_OUT))) + 1
         texts |= {f"modern/{name}": text[:cut], f"held-out/{name}": text[cut:]}
+    read = {part: [text for name, text in texts.items() if name.startswith(part)] for part in ("books/", "modern/")}
+    maker = Echoes(*read.values(), WordNet(options.wordnet), random.Random(options.seed))
     texts["glosses.txt"] = "\n".join(maker.gloss() for _ in progress(options.glosses, "definitions"))
     texts["passages.txt"] = "\n\n".join(maker.passage() for _ in progress(options.passages, "passages"))
     texts["questions.txt"] = "\n\n".join(maker.twins() for _ in progress(options.questions // 3, "questions"))
@@ -103,13 +108,12 @@ def clean(text):
 
 
 class Echoes:
-    """The documents. books, modern: {name: text}. Every method makes one, by the random generator."""
+    """The documents. books, modern: texts without what is held out. Every method makes one, by the random generator."""
 
     def __init__(self, books, modern, wordnet, random):
         self.random, self.wordnet = random, wordnet
-        cut = {name: text[: int(len(text) * (1 - HELD_OUT))] for name, text in modern.items()}
-        self.modern = [one for text in cut.values() for one in sentences(text)]
-        self.old = [one for text in books.values() for one in sentences(text)]
+        self.modern = [one for text in modern for one in sentences(text)]
+        self.old = [one for text in books for one in sentences(text)]
         senses = (sense for part in PARTS_OF_SPEECH for sense in wordnet.senses[part].values())
         self.examples = [f"{one} ." for sense in senses for one in sense.examples if 4 <= len(one.split()) <= 25]
         texts = [*self.modern, *self.examples, *self.old]
