@@ -613,15 +613,14 @@ class HeadSettings(Settings):
     )
 
 
+POOLINGS = ("last", "mean", "max", "attention", "generalized")
+POOLINGS_HELP = "last token; mean or max over time; attention (Linear, tanh, softmax); generalized (Chen et al. 2018)"
+
+
 class PoolingSettings(Settings, requires=("pooling", "generalized")):
     """pooling: how the hidden states of a text become one vector"""
 
-    pooling: str = flag(
-        "last",
-        "last token; mean or max over time; attention (Linear, tanh, softmax); generalized (Chen et al. 2018)",
-        ("last", "mean", "max", "attention", "generalized"),
-        requires=None,
-    )
+    pooling: str = flag("last", POOLINGS_HELP, POOLINGS, requires=None)
     pooling_heads: int = flag(1, "heads of generalized pooling, concatenated", "[1, inf)")
     pooling_hidden: int = flag(128, "width of its W1", "[1, inf)")
     pooling_penalty: str = flag(
@@ -639,13 +638,27 @@ class PoolingSettings(Settings, requires=("pooling", "generalized")):
         )
 
 
+class PairPoolingSettings(PoolingSettings):
+    """pooling: how the hidden states of a text become one vector"""
+
+    pooling: str = flag(
+        "last",
+        f"{POOLINGS_HELP}; aligned: the last token and a comparison of the questions word by word (Parikh et al. 2016)",
+        (*POOLINGS, "aligned"),
+        requires=None,
+    )
+    pooling_hidden: int = flag(
+        128, "width of its W1, or of the comparison", "[1, inf)", requires=("pooling", "generalized", "aligned")
+    )
+
+
 class ParaphraseSettings(TaskSettings):
     """Fine-tune GPT-2 to tell whether two questions ask the same, and write yes (8505) or no (3919) for every pair."""
 
     data: ParaphraseData = group(ParaphraseData)
     augmentation: AugmentationSettings = group(AugmentationSettings)
     head: HeadSettings = group(HeadSettings)
-    pooling: PoolingSettings = group(PoolingSettings)
+    pooling: PairPoolingSettings = group(PairPoolingSettings)
 
     def relate(self):
         check(

@@ -4,6 +4,7 @@ chrF over whole sonnets rewards the three lines that were given: the prompt alon
 the end of any training sonnet nearly as much as a good model. So a chrF is only reported beside those floors.
 """
 
+import itertools
 import math
 import random
 import statistics
@@ -75,8 +76,14 @@ def predict(answers_of, loader, model, device):
     return ids, predictions
 
 
+def logits_of(model, batch, device):
+    """What a classifying model puts out for a batch."""
+    more = {"token_type_ids": batch["token_type_ids"].to(device)} if "token_type_ids" in batch else {}
+    return model(batch["token_ids"].to(device), batch["attention_mask"].to(device), **more)
+
+
 def _answers(model, batch, device):
-    logits = model(batch["token_ids"].to(device), batch["attention_mask"].to(device))
+    logits = logits_of(model, batch, device)
     chosen = _most_probable(logits, batch["sent_ids"])
     return [answer_token(index) for index in chosen] if logits.size(-1) == 2 else chosen
 
@@ -187,6 +194,47 @@ def bag_of_words(training, sentences):
     words = CountVectorizer(token_pattern=r"\S+")
     counts = words.fit_transform([row[0] for row in training])
     return LogisticRegression(max_iter=1000).fit(counts, labels).predict(words.transform(sentences)).tolist()
+
+
+def overlap_features(first, second):
+    """Eleven numbers of a pair of questions; the first is the share of common words among all of either's."""
+    a, b = first.split(), second.split()
+    words_a, words_b = set(a), set(b)
+    common = len(words_a & words_b)
+    pairs = len(set(itertools.pairwise(a)) & set(itertools.pairwise(b)))
+    return [
+        common / max(1, len(words_a | words_b)),
+        common / max(1, len(words_a)),
+        common / max(1, len(words_b)),
+        abs(len(a) - len(b)),
+        len(a) + len(b),
+        a[:1] == b[:1],
+        a[-2:] == b[-2:],
+        pairs / max(1, min(len(a), len(b))),
+        len(words_a - words_b),
+        len(words_b - words_a),
+        max((len(word) for word in words_a ^ words_b), default=0),
+    ]
+
+
+def word_overlap(training, pairs):
+    """The chance that each pair of questions asks the same, by trees that count common words: no GPT-2 at all.
+
+    training: rows (first, second, label, ...); pairs: rows (first, second, ...). Gradient-boosted trees (scikit-learn,
+    150 at a rate of 0.05) over `overlap_features`; nothing is tuned. Raises UserError without scikit-learn.
+    """
+    try:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+    except ImportError as error:
+        raise UserError("trees over word overlap need scikit-learn: pip install -r requirements-extra.txt") from error
+    labels = [row[2] for row in training]
+    if len(set(labels)) == 1:  # which no trees take
+        return [float(labels[0])] * len(pairs)
+    measured, asked = (
+        np.array([overlap_features(*row[:2]) for row in rows], dtype=float) for rows in (training, pairs)
+    )
+    trees = HistGradientBoostingClassifier(random_state=0, max_iter=150, learning_rate=0.05).fit(measured, labels)
+    return trees.predict_proba(asked)[:, 1].tolist()
 
 
 def chrf(hypotheses, references):

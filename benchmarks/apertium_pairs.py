@@ -15,8 +15,9 @@ import subprocess
 
 from cli.script import run_script
 from datasets import load_paraphrase_data
-from datasets.augmentation import back_translated, describe, format_rows
+from datasets.augmentation import back_translated, describe
 from datasets.back_translation import TranslationCache
+from datasets.paraphrase import format_rows
 from errors import check
 from files import write_text
 

@@ -10,18 +10,19 @@ import argparse
 import torch
 
 from benchmarks.rounds import report, time_rounds
-from config import GPT2Config, HeadSettings, LoRASettings, PoolingSettings
+from config import GPT2Config, HeadSettings, LoRASettings, PairPoolingSettings
 from models.gpt2 import GPT2Model
 from models.paraphrase_gpt import ParaphraseGPT
 from optimizer import AdamW, parameter_groups
 from tuning.attach import attach
 
 POOLINGS = {
-    "last": PoolingSettings(),
-    "mean": PoolingSettings(pooling="mean"),
-    "max": PoolingSettings(pooling="max"),
-    "attention": PoolingSettings(pooling="attention"),
-    "generalized": PoolingSettings(pooling="generalized"),
+    "last": PairPoolingSettings(),
+    "mean": PairPoolingSettings(pooling="mean"),
+    "max": PairPoolingSettings(pooling="max"),
+    "attention": PairPoolingSettings(pooling="attention"),
+    "generalized": PairPoolingSettings(pooling="generalized"),
+    "aligned": PairPoolingSettings(pooling="aligned"),
 }
 
 
@@ -30,7 +31,7 @@ def make_step(gpt2, pooling, batch):
     optimizer = AdamW(parameter_groups(model, 0.0), lr=1e-5)
 
     def step():
-        loss, count = model(*batch)
+        loss, count = model(**batch)
         (loss / count).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -49,7 +50,10 @@ def main():
     mask = torch.ones_like(ids)
     for row in range(8):
         mask[row, 64 - 2 * row :] = 0
-    steps = {name: make_step(gpt2, pooling, (ids, mask, labels)) for name, pooling in POOLINGS.items()}
+    types = torch.zeros_like(ids)  # two questions of 16 tokens
+    types[:, 3:19], types[:, 26:42] = 1, 2
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels, "token_type_ids": types}
+    steps = {name: make_step(gpt2, pooling, batch) for name, pooling in POOLINGS.items()}
     seconds = time_rounds(steps, flags.rounds)
 
     def cells(name, median, ratio):

@@ -1,87 +1,104 @@
-"""What counting common words gets on the question pairs, and what a fine-tuned model knows beside it.
+"""What fine-tuned models know of question pairs beside what counting common words gets.
 
     python -m benchmarks.word_overlap
-    python -m benchmarks.word_overlap --run runs/paraphrase-full-1
+    python -m benchmarks.word_overlap --run runs/paraphrase-1 runs/paraphrase-2 --test labelled-pairs.csv
 
-Gradient-boosted trees (scikit-learn) over eleven features of a pair, trained on the training pairs. With a run of
-paraphrase_detection.py: how its answers go with the overlap of words, and what the two score mixed. Needs
-requirements-dev.txt.
+Gradient-boosted trees (scikit-learn, `evaluation.word_overlap`) on the training pairs; runs of paraphrase_detection.py
+on the same; and the log-odds of both mixed, by the share that has the best accuracy on the dev pairs. Of several runs:
+mean +- deviation. Needs requirements-dev.txt.
 """
 
 import argparse
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from cli.script import run_script
 from cli.tables import format_table
 from datasets import LengthGroupedBatches, ParaphraseDetectionDataset, load_paraphrase_data, load_tokenizer
-from evaluation import accuracy, macro_f1
+from evaluation import accuracy, commonest, logits_of, macro_f1, mean_and_deviation, overlap_features, word_overlap
 from training.tasks import open_tuned
 
-
-def features(first, second):
-    """Eleven numbers of a pair of questions; the first is the share of common words among all."""
-    a, b = first.split(), second.split()
-    words_a, words_b = set(a), set(b)
-    common = len(words_a & words_b)
-    pairs = len(set(pairwise(a)) & set(pairwise(b)))
-    return [
-        common / max(1, len(words_a | words_b)),
-        common / max(1, len(words_a)),
-        common / max(1, len(words_b)),
-        abs(len(a) - len(b)),
-        len(a) + len(b),
-        a[:1] == b[:1],
-        a[-2:] == b[-2:],
-        pairs / max(1, min(len(a), len(b))),
-        len(words_a - words_b),
-        len(words_b - words_a),
-        max((len(word) for word in words_a ^ words_b), default=0),
-    ]
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the model's log-odds in a mixture
 
 
 @torch.no_grad()
-def model_scores(folder, model, rows):
-    """log p(yes) - log p(no) of a run's best epoch, for every row."""
+def model_scores(folder, model, splits):
+    """{split: log p(yes) - log p(no) of a run's best epoch, for every row}"""
     tuned, classifier, _, _ = open_tuned(folder, model)
-    scores, dataset = {}, ParaphraseDetectionDataset(rows, load_tokenizer(tuned.folder), tuned.gpt2.context)
-    for batch in LengthGroupedBatches(dataset, 64):
-        logits = classifier(batch["token_ids"], batch["attention_mask"])
-        scores |= dict(zip(batch["sent_ids"], (logits[:, 1] - logits[:, 0]).tolist(), strict=True))
-    return np.array([scores[row[3]] for row in rows])
+    tokenizer, found = load_tokenizer(tuned.folder), {}
+    for split, rows in splits.items():
+        dataset = ParaphraseDetectionDataset(rows, tokenizer, tuned.gpt2.context, classifier.aligns)
+        scores = {}
+        for batch in LengthGroupedBatches(dataset, 64):
+            logits = logits_of(classifier, batch, torch.device("cpu"))
+            scores |= dict(zip(batch["sent_ids"], (logits[:, 1] - logits[:, 0]).tolist(), strict=True))
+        found[split] = np.array([scores[row[3]] for row in rows])
+    return found
+
+
+def tree_scores(training, rows):
+    """The same of the trees."""
+    chance = np.clip(word_overlap(training, rows), 1e-6, 1 - 1e-6)
+    return np.log(chance / (1 - chance))
+
+
+def figures(scores, splits):
+    """{column: number} of scores, {split: log-odds of its rows}."""
+    measures = {"accuracy": accuracy, "macro-F1": macro_f1}
+    return {
+        f"{split} {figure}": measure([int(value > 0) for value in scores[split]], [row[2] for row in rows])
+        for split, rows in splits.items()
+        for figure, measure in measures.items()
+    }
+
+
+def mixed(trees, model, dev):
+    """(the best share of the model on dev, {split: log-odds})."""
+    mixtures = {
+        share: {split: share * model[split] + (1 - share) * trees[split] for split in trees} for share in SHARES
+    }
+    best = max(SHARES, key=lambda share: figures(mixtures[share], {"dev": dev})["dev accuracy"])
+    return best, mixtures[best]
+
+
+def correlation(scores, rows):
+    overlap = [overlap_features(*row[:2])[0] for row in rows]
+    return f"correlation with the share of common words {np.corrcoef(scores, overlap)[0, 1]:.3f}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="data", help="folder of the course's files (default: data)")
-    parser.add_argument("--run", help="folder of a finished run of paraphrase_detection.py")
-    parser.add_argument("--model", default="data/gpt2-mini", help="that run's base model (default: data/gpt2-mini)")
+    parser.add_argument("--train", help="the training pairs (default: quora-train.csv there)")
+    parser.add_argument("--test", help="more pairs with labels, in the format of the training file")
+    parser.add_argument("--run", nargs="+", default=[], help="folders of finished runs of paraphrase_detection.py")
+    parser.add_argument("--model", default="data/gpt2-mini", help="their base model (default: data/gpt2-mini)")
     options = parser.parse_args()
-    training = load_paraphrase_data(Path(options.data, "quora-train.csv"))
-    dev = load_paraphrase_data(Path(options.data, "quora-dev.csv"), split="dev")
-    truths = [row[2] for row in dev]
-    measured = np.array([features(*row[:2]) for row in dev], dtype=float)
-    trees = HistGradientBoostingClassifier(random_state=0, max_iter=150, learning_rate=0.05)
-    trees.fit(np.array([features(*row[:2]) for row in training], dtype=float), [row[2] for row in training])
-    chance = trees.predict_proba(measured)[:, 1]
-    answers = {"trees over word overlap": np.log(chance / (1 - chance))}
-    if options.run:
-        scores = model_scores(options.run, options.model, dev)
-        answers["the model"] = scores
-        answers["three parts trees, one part model"] = 0.75 * answers["trees over word overlap"] + 0.25 * scores
-        for name, values in (("the model's answers", scores), ("the truth", truths)):
-            print(
-                f"correlation of {name} with the share of common words: {np.corrcoef(values, measured[:, 0])[0, 1]:.3f}"
-            )
+    training = load_paraphrase_data(options.train or Path(options.data, "quora-train.csv"))
+    splits = {"dev": load_paraphrase_data(Path(options.data, "quora-dev.csv"), split="dev")}
+    if options.test:
+        splits["test"] = load_paraphrase_data(options.test)
+    usual = commonest([row[2] for row in training]) - 0.5
+    always = {split: np.full(len(rows), usual) for split, rows in splits.items()}
+    trees = {split: tree_scores(training, rows) for split, rows in splits.items()}
+    answers = {
+        "always the commoner answer": [figures(always, splits)],
+        "trees over word overlap": [figures(trees, splits)],
+    }
+    for folder in options.run:
+        model = model_scores(folder, options.model, splits)
+        share, mixture = mixed(trees, model, splits["dev"])
+        answers.setdefault("the model", []).append(figures(model, splits))
+        answers.setdefault("both mixed", []).append(figures(mixture, splits))
+        print(f"{folder}: mixed with {1 - share:g} of the trees; {correlation(model['dev'], splits['dev'])}")
+    print(f"the truth: {correlation([row[2] for row in splits['dev']], splits['dev'])}")
     rows = {}
-    for name, values in answers.items():
-        predictions = [int(value > 0) for value in values]
-        measures = {"dev accuracy": accuracy, "dev macro-F1": macro_f1}
-        rows[name] = {figure: f"{measure(predictions, truths):.4f}" for figure, measure in measures.items()}
+    for name, seeds in answers.items():
+        cells = mean_and_deviation(seeds)
+        alone = len(seeds) == 1
+        rows[name] = {c: f"{mean:.4f}" if alone else f"{mean:.4f} +- {sd:.4f}" for c, (mean, sd) in cells.items()}
     print(format_table(rows), end="")
 
 

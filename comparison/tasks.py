@@ -15,6 +15,7 @@ from sacrebleu.significance import PairedTest
 from cli.script import say
 from config import CLASSES, ClassifierSettings, ParaphraseSettings, SonnetSettings, TranslationSettings
 from datasets import load_paraphrase_data, load_sonnets
+from datasets.batching import some_rows
 from datasets.sentiment import load_sentiment_data
 from datasets.sonnets import PROMPT_LINES, head_of, tail_of
 from datasets.translation import load_pairs
@@ -31,6 +32,7 @@ from evaluation import (
     sonnet_floors,
     texts_resampled,
     translation_floors,
+    word_overlap,
 )
 from files import SAMPLE, read_text
 from handin.checks import check_answers, check_sonnets
@@ -141,13 +143,18 @@ class Answers(ComparedTask):
 
     def floors(self, settings, gold):
         truths = list(gold.values())
-        rows = {"always the commonest answer": [commonest(truths)] * len(truths)} | self.more_floors(settings)
+        rows = {"always the commonest answer": [commonest(truths)] * len(truths)}
+        try:
+            rows |= self.more_floors(settings)
+        except UserError as error:  # scikit-learn is not installed
+            say(str(error))
         return {
             f"floor: {name}": {figure: (value, 0.0) for figure, value in _figures_of_answers(chosen, truths).items()}
             for name, chosen in rows.items()
         }
 
     def more_floors(self, settings):
+        """{name: an answer for each dev row} of what needs no GPT-2. Raises UserError where scikit-learn is missing."""
         return {}
 
 
@@ -172,6 +179,12 @@ class Pairs(Answers):
     def gold(self, settings):
         rows = load_paraphrase_data(settings.data.para_dev, split="dev")
         return {identifier: answer_token(label) for *_, label, identifier in rows}
+
+    def more_floors(self, settings):
+        dev = load_paraphrase_data(settings.data.para_dev, split="dev")
+        options, training = settings.training, load_paraphrase_data(settings.data.para_train)
+        chances = word_overlap(some_rows(training, options.train_rows, options.seed), dev)
+        return {"trees over word overlap": [answer_token(int(chance > 0.5)) for chance in chances]}
 
 
 class Sentiment(Answers):
@@ -198,11 +211,7 @@ class Sentiment(Answers):
 
     def more_floors(self, settings):
         sentences = [row[0] for row in self._rows(settings, "dev")]
-        try:
-            return {"bag of words": bag_of_words(self._rows(settings, "train"), sentences)}
-        except UserError as error:  # scikit-learn is not installed
-            say(str(error))
-            return {}
+        return {"bag of words": bag_of_words(self._rows(settings, "train"), sentences)}
 
     def _rows(self, settings, split):
         return load_sentiment_data(getattr(settings.data, f"{self.name}_{split}"), CLASSES[self.name], split)

@@ -3,8 +3,6 @@
 A pair is only used if both of its questions have changed (back-translation), or one of them at least (EDA).
 """
 
-import csv
-import io
 import random
 import re
 from collections import Counter
@@ -107,15 +105,6 @@ def natural(text):
 def differs(new, old):
     """Whether a text is not empty and, case and space aside, not the other one."""
     return bool(new.strip()) and "".join(new.lower().split()) != "".join(old.lower().split())
-
-
-def format_rows(rows):
-    """The text of a file with these rows in the course's format."""
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(["id", "sentence1", "sentence2", "is_duplicate"])
-    writer.writerows((identifier, first, second, float(label)) for first, second, label, identifier in rows)
-    return text.getvalue()
 
 
 def describe(rows, counts):

@@ -8,7 +8,7 @@ import contextlib
 import torch
 
 from datasets import LengthGroupedBatches
-from evaluation import predict
+from evaluation import logits_of, predict
 from modules.attention import reference_attention
 
 
@@ -41,7 +41,7 @@ def class_probabilities(model, dataset, batch_size):
 
 
 def _probabilities(model, batch, device):
-    return model(batch["token_ids"], batch["attention_mask"]).float().softmax(dim=-1)
+    return logits_of(model, batch, device).float().softmax(dim=-1)
 
 
 BINS = 10  # of a reliability diagram
@@ -102,6 +102,24 @@ def pooling_weights(model, tokenizer, text):
     hidden = model.gpt(ids, torch.ones_like(ids))["last_hidden_state"]
     weights = model.pooling.weights(hidden, torch.ones_like(ids).bool())
     return words, torch.stack([w[0] if w.dim() == 2 else w[0].mean(dim=-1) for w in weights])
+
+
+@torch.no_grad()
+def alignment(model, tokenizer, token_ids, token_types):
+    """[(piece, the other question's piece that it takes most of, the cosine of what it takes)] for a pair's prompt.
+
+    token_ids, token_types: (T,), as the dataset has them; outside of the questions, and where there is no other one,
+    there are two None. model: a ParaphraseGPT with aligned pooling.
+    """
+    words = [tokenizer.decode([token]) for token in token_ids.tolist()]
+    embeddings = model.pooling.word_norm(model.gpt.word_embedding(token_ids[None].long()))
+    weights, cosines = (found[0] for found in model.pooling.align(embeddings, token_types[None].long()))
+    taken = weights.any(dim=-1).tolist()
+    best, cosine = weights.argmax(dim=-1).tolist(), (weights * cosines).sum(dim=-1).tolist()
+    return [
+        (word, words[best[place]], cosine[place]) if taken[place] else (word, None, None)
+        for place, word in enumerate(words)
+    ]
 
 
 @torch.no_grad()

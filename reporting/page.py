@@ -22,6 +22,7 @@ from decoding.writer import SonnetWriter
 from errors import UserError
 from reporting import plots
 from reporting.measures import (
+    alignment,
     attention_weights,
     class_probabilities,
     final_ranks,
@@ -138,8 +139,11 @@ def of_task(name, opened, part, options):
         if isinstance(settings, SonnetSettings):
             section, text = _sonnets(name, model, tokenizer, settings)
         else:
-            section, text = _answers(name, model, _dev_rows(model, tokenizer, settings, part, options.rows), settings)
-            section.items += _pooling(model, tokenizer, text)
+            data = _dev_rows(model, tokenizer, settings, part, options.rows)
+            section, shown = _answers(name, model, data, settings)
+            dataset, _, texts, _ = data
+            text = texts[shown]
+            section.items += _pooling(model, tokenizer, text) + _alignment(model, tokenizer, dataset, shown)
     except UserError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
@@ -192,12 +196,12 @@ def _dev_rows(model, tokenizer, settings, part, most):
     rows = load_paraphrase_data(settings.data.para_dev, split="dev")[:most]
     pairs = [f"{first} / {second}" for first, second, *_ in rows]
     prompts = [PROMPT.format(first=first, second=second) for first, second, *_ in rows]
-    return ParaphraseDetectionDataset(rows, tokenizer, context), pairs, prompts, list(ANSWERS)
+    return ParaphraseDetectionDataset(rows, tokenizer, context, model.aligns), pairs, prompts, list(ANSWERS)
 
 
 def _answers(name, model, data, settings):
-    """Confusions, calibration, mistakes: (Section, the prompt of the worst mistake). data: as from `_dev_rows`."""
-    dataset, shown, prompts, answers = data
+    """Confusions, calibration, mistakes: (Section, the row of the worst mistake). data: as from `_dev_rows`."""
+    dataset, shown, _, answers = data
     p = class_probabilities(model, dataset, settings.inference.eval_batch_size)
     (confidence, chosen), truths = p.max(dim=-1), dataset.labels
     confidence, chosen = confidence.tolist(), chosen.tolist()
@@ -220,13 +224,25 @@ def _answers(name, model, data, settings):
         rows = [[shown[i], answers[truths[i]], answers[chosen[i]], f"{confidence[i]:.3f}"] for i in wrong]
         section.items.append(("text", "The most confident mistakes:"))
         section.items.append(("table", Table("mistakes", ["row", "is", "said", "probability"], rows)))
-    return section, prompts[wrong[0] if wrong else 0]
+    return section, wrong[0] if wrong else 0
 
 
 def _pooling(model, tokenizer, text):
     """What each head of the pooling takes of each token, where it has weights; [] where it has none."""
     found = pooling_weights(model, tokenizer, text)
     return [("texts", [_by_weight(head, found) for head in range(len(found[1]))])] if found else []
+
+
+def _alignment(model, tokenizer, dataset, row):
+    """What each token of a pair's questions finds in the other one, where the pooling aligns them; [] elsewhere."""
+    if not getattr(model, "aligns", False):
+        return []
+    shaded = [
+        (piece, 0.0, "") if best is None else (piece, min(1.0, max(0.0, 1 - cosine)), f"{best.strip()} {cosine:.2f}")
+        for piece, best, cosine in alignment(model, tokenizer, dataset.token_ids[row], dataset.token_types[row])
+    ]
+    caption = "What aligned pooling finds of each token in the other question: the darker, the less (1 - cosine)"
+    return [("texts", [Shaded(caption, shaded)])]
 
 
 def _by_weight(head, found):

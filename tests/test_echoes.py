@@ -144,6 +144,6 @@ def test_the_files(dictionary, tmp_path):
     rows = load_paraphrase_data(tmp_path / "one/pairs.csv")
     assert len(rows) == 40 and {row[2] for row in rows} == {0, 1}
     with open(tmp_path / "one/pairs.csv", encoding="utf-8") as file:
-        assert next(csv.reader(file, delimiter="\t"))[1:] == ["id", "sentence1", "sentence2", "is_duplicate"]
+        assert next(csv.reader(file, delimiter="\t")) == ["id", "sentence1", "sentence2", "is_duplicate"]
     done = subprocess.run([*command, "--out", "one"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "there is one already" in done.stderr and "Traceback" not in done.stderr

@@ -22,11 +22,13 @@ from evaluation import (
     macro_f1,
     mean_and_deviation,
     model_eval_paraphrase,
+    overlap_features,
     perplexity,
     predict_paraphrase,
     score_sonnets,
     sonnet_floors,
     tail_of,
+    word_overlap,
 )
 
 # --- accuracy, F1, perplexity -----------------------------------------------------------------------------------------
@@ -229,3 +231,23 @@ def test_sonnet_file_byte_for_byte_and_readable_again(tmp_path):
 def test_a_loss_worse_than_guessing_is_told():
     assert absurdity(math.log(50257), 50257) is None and absurdity(3.0, 100) is None
     assert absurdity(11.0, 50257).startswith("warning: perplexity 59874 is worse than guessing among 50257 tokens")
+
+
+def test_what_trees_over_word_overlap_look_at():
+    found = overlap_features("how old is he ?", "how old are you ?")
+    assert found == [3 / 7, 3 / 5, 3 / 5, 0, 10, True, False, 1 / 5, 2, 2, 3]
+    assert overlap_features("", "") == [0, 0, 0, 0, 0, True, True, 0, 0, 0, 0]
+
+
+def test_trees_over_word_overlap_tell_common_words_and_nothing_else():
+    draw = random.Random(3)
+    words = [f"w{number}" for number in range(500)]
+
+    def row(label):
+        first, other = draw.sample(words, 6), draw.sample(words, 6)
+        return " ".join(first), " ".join(first[:5] + other[:1] if label else other), label
+
+    training, asked = ([row(number % 2) for number in range(size)] for size in (200, 40))
+    chances = word_overlap(training, asked)
+    assert all((chance > 0.5) == label for chance, (*_, label) in zip(chances, asked, strict=True))
+    assert word_overlap([("a", "b", 1)] * 3, asked) == [1.0] * 40  # one answer is all that they have seen

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import sonnet_generation
 import training.fp16
 from cli.flags import parse_flags
-from config import HeadSettings, PoolingSettings, SentimentHeadSettings, SonnetSettings, TrainingSettings
+from config import HeadSettings, PairPoolingSettings, SentimentHeadSettings, SonnetSettings, TrainingSettings
 from errors import Diverged
 from models.gpt2 import GPT2Model
 from models.paraphrase_gpt import ParaphraseGPT
@@ -467,7 +467,7 @@ def test_cached_and_padded_passes_are_those_of_the_whole_text(model_folder, devi
     torch.testing.assert_close(whole[1, 4:], alone[0], atol=2e-2, rtol=0)
 
 
-POOLINGS = [("last", 1), ("mean", 1), ("max", 1), ("attention", 1), ("generalized", 3)]
+POOLINGS = [("last", 1), ("mean", 1), ("max", 1), ("attention", 1), ("generalized", 3), ("aligned", 1)]
 
 
 @on_every_device
@@ -475,8 +475,10 @@ POOLINGS = [("last", 1), ("mean", 1), ("max", 1), ("attention", 1), ("generalize
 @pytest.mark.parametrize("make", ["pairs", "reviews"])
 def test_every_pooling_in_fp16_is_near_fp32(model_folder, device, kind, heads, make):
     """Loss and gradients, padding and a fully padded row included."""
+    if (make, kind) == ("reviews", "aligned"):
+        pytest.skip("a review is one text")
     more = {"pooling_penalty": "embeddings"} if heads > 1 else {}
-    pooling = PoolingSettings(pooling=kind, pooling_heads=heads, pooling_hidden=4, **more)
+    pooling = PairPoolingSettings(pooling=kind, pooling_heads=heads, pooling_hidden=4, **more)
     gpt2 = GPT2Model.from_pretrained(str(model_folder)).eval()
     if make == "pairs":
         model = ParaphraseGPT(gpt2, HeadSettings(head="linear"), pooling).to(device).eval()
@@ -487,11 +489,15 @@ def test_every_pooling_in_fp16_is_near_fp32(model_folder, device, kind, heads, m
     mask[1, 5:] = 0
     mask[2] = 0
     labels = torch.tensor([0, 1, 1], device=device)
+    more = {}
+    if kind == "aligned":
+        torch.nn.init.normal_(model.pooling.answer.weight, std=0.1)
+        more = {"token_type_ids": torch.tensor([[0, 1, 1, 0, 2, 2, 2, 0, 0]], device=device) * mask}
     results = []
     for enabled in (False, True):
         model.zero_grad()
         with torch.autocast(device, torch.float16, enabled=enabled):
-            loss, _ = model(ids, mask, labels=labels)
+            loss, _ = model(ids, mask, labels=labels, **more)
         loss.backward()
         results.append((loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)))
     for right, half in zip(*results, strict=True):

@@ -273,6 +273,23 @@ def test_too_long_pairs_lose_the_ends_of_their_questions_the_longer_first(tokeni
         assert dataset.num_shortened == (whole > max_length)
 
 
+@pytest.mark.parametrize("max_length", [1024, TEMPLATE_LENGTH + 9])
+@pytest.mark.parametrize(
+    "first, second", [*QUESTIONS, ("", ""), ("?", "?"), ("a b ?", 'c "d" ?'), ("d\u00e9j\u00e0", "\u65e5\u672c ?")]
+)
+def test_token_types_say_whose_token_it_is(mini_tokenizer, tokenizer, first, second, max_length):
+    """A letter's question is found again, whatever marks beside it its token takes in."""
+    for one in (tokenizer, mini_tokenizer):
+        dataset = ParaphraseDetectionTestDataset([(first, second, "id")], one, max_length, token_types=True)
+        batch = dataset.collate_fn([dataset[0]])
+        ids, types = batch["token_ids"][0], batch["token_type_ids"][0]
+        assert len(ids) == len(types) and types.dtype == torch.long
+        seen = [one.decode(ids[types == text].tolist()).strip(' "') for text in (1, 2)]
+        whole = [text.strip(' "') for text in (first, second)]
+        assert seen == whole if max_length == 1024 else all(a.startswith(b) for a, b in zip(whole, seen, strict=True))
+    assert "token_type_ids" not in ParaphraseDetectionTestDataset([(first, second, "id")], tokenizer)[0]
+
+
 def test_a_prompt_that_just_fits_without_its_questions_is_not_refused(tokenizer):
     rows = [("abc", "def", "id")]
     with pytest.raises(UserError, match=f"the prompt alone does not fit into {TEMPLATE_LENGTH - 1} tokens"):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.inputs import check_prediction_file, run, without
         "--head linear --pooling attention --lora",
         "--head linear --pooling generalized --pooling_heads 2 --pooling_penalty parameters --adapter",
         "--pooling mean --merge --lora",
+        "--pooling aligned --pooling_hidden 8 --tuning prompt --precision bf16",
     ],
 )
 def test_pairs_from_training_to_the_files(pair_flags, tmp_path, capsys, more):
@@ -23,8 +25,8 @@ def test_pairs_from_training_to_the_files(pair_flags, tmp_path, capsys, more):
     out = capsys.readouterr().out
     check_prediction_file(tmp_path / "out/dev.csv", [f"id{row}" for row in range(10)])
     check_prediction_file(tmp_path / "out/test.csv", [f"id{row}" for row in range(7)])
-    assert "dev macro-F1" in out and "always the commoner answer" in out
-    name = "-".join(["paraphrase", *(re.findall(r"--(lora|adapter)\b", more) or ["full"])])
+    assert "dev macro-F1" in out and "always the commoner answer" in out and "trees over word overlap" in out
+    name = "-".join(["paraphrase", *(re.findall(r"(?:--|--tuning )(lora|adapter|prompt)\b", more) or ["full"])])
     figures = json.loads((tmp_path / "runs" / name / "report.json").read_text())["figures"]
     assert all(f"{title} " in out and value in out for title, value in figures.items())
 
@@ -55,3 +57,11 @@ def test_a_pair_checkpoint_brings_its_own_head_and_methods(pair_flags, tmp_path)
     (tmp_path / "out/test.csv").unlink()
     run(paraphrase_detection, [*without(pair_flags, "--epochs", "--lr"), "--checkpoint", "runs/paraphrase-lora"])
     assert ((tmp_path / "out/test.csv").read_bytes(), (tmp_path / "out/dev.csv").read_bytes()) == first
+
+
+def test_without_scikit_learn_a_line_says_how_to_get_it(pair_flags, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)  # so that its import fails
+    run(paraphrase_detection, pair_flags)
+    out = capsys.readouterr().out
+    assert "trees over word overlap need scikit-learn: pip install -r requirements-extra.txt\n" in out
+    assert "always the commoner answer" in out and "trees over word overlap  " not in out

@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
-from config import PoolingSettings
-from modules.pooling import make_pooling
+from config import PairPoolingSettings, PoolingSettings
+from modules.alignment import AlignedPooling
+from modules.pooling import last_token, make_pooling
 from tests.helpers import GENERALIZED
 
 MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [0, 1, 0, 1, 0]])
@@ -98,3 +99,68 @@ def test_padding_changes_nothing_and_a_fully_padded_row_is_finite(kind):
     vectors.sum().backward()
     assert torch.isfinite(vectors).all() and torch.isfinite(HIDDEN.grad).all()
     HIDDEN.requires_grad_(False)
+
+
+# --- aligned ----------------------------------------------------------------------------------------------------------
+
+TYPES = torch.tensor([[1, 1, 0, 2, 2], [1, 2, 0, 0, 0], [0, 0, 2, 2, 2], [0, 0, 0, 0, 0]])  # one text, then none at all
+WORDS = torch.randn(4, 5, 6, generator=torch.Generator().manual_seed(4))
+
+
+def aligned_pooling():
+    torch.manual_seed(5)
+    pooling = AlignedPooling(6, PairPoolingSettings(pooling="aligned", pooling_hidden=7))
+    for parameter in pooling.parameters():
+        torch.nn.init.normal_(parameter)
+    return pooling
+
+
+@torch.no_grad()
+def test_aligned_pooling_against_a_loop():
+    pooling = aligned_pooling()
+    mask = torch.ones(4, 5, dtype=torch.long)
+    vectors, penalty = pooling(HIDDEN, mask, WORDS, TYPES)
+    for row in range(4):
+        words, states = pooling.word_norm(WORDS[row]), pooling.state_norm(HIDDEN[row])
+        tokens = [torch.cat([word, state]) for word, state in zip(words, states, strict=True)]
+        aggregate = torch.zeros(14)
+        for text, other in ((1, 2), (2, 1)):
+            own, others = [(TYPES[row] == which).nonzero().flatten().tolist() for which in (text, other)]
+            compared = []
+            for i in own:
+                cosines = torch.stack(
+                    [torch.cosine_similarity(words[i], words[j], dim=0) for j in others] or [torch.zeros(())]
+                )
+                weights = (pooling.temperature * cosines).softmax(0)
+                found = sum((w * tokens[j] for w, j in zip(weights, others, strict=False)), torch.zeros(12))
+                features = [tokens[i], (tokens[i] - found).abs(), tokens[i] * found, (weights * cosines).sum().view(1)]
+                compared.append(pooling.compare(torch.cat(features)).relu())
+            if own:
+                weights = torch.stack([pooling.importance(tokens[i]).squeeze() for i in own]).softmax(0)
+                mean = sum(w * c for w, c in zip(weights, compared, strict=True))
+                aggregate += torch.cat([mean, torch.stack(compared).max(0).values])
+        expected = HIDDEN[row, -1] + pooling.answer(aggregate)
+        torch.testing.assert_close(vectors[row], expected, atol=1e-5, rtol=1e-5)
+    assert penalty == 0
+
+
+def test_aligned_pooling_begins_as_the_last_token_and_learns_from_both():
+    pooling = AlignedPooling(6, PairPoolingSettings(pooling="aligned", pooling_hidden=7))
+    vectors, _ = pooling(HIDDEN, MASK, WORDS, TYPES)
+    assert torch.equal(vectors, last_token(HIDDEN, MASK))
+    pooling, hidden, words = aligned_pooling(), HIDDEN.clone().requires_grad_(), WORDS.clone().requires_grad_()
+    pooling(hidden, MASK, words, TYPES)[0].sum().backward()
+    gradients = [parameter.grad for parameter in pooling.parameters()] + [hidden.grad, words.grad]
+    assert all(gradient.isfinite().all() and gradient.any() for gradient in gradients)
+
+
+@torch.no_grad()
+def test_aligned_pooling_is_the_same_whatever_the_padding_holds():
+    pooling, padded = aligned_pooling(), torch.zeros(4, 3, dtype=torch.long)
+    mask = torch.ones(4, 5, dtype=torch.long)
+    noise = torch.full((4, 3, 6), 1e3)
+    plain, _ = pooling(HIDDEN, mask, WORDS, TYPES)
+    longer = [
+        torch.cat([x, pad], dim=1) for x, pad in ((HIDDEN, noise), (mask, padded), (WORDS, noise), (TYPES, padded))
+    ]
+    torch.testing.assert_close(pooling(*longer)[0], plain, atol=1e-5, rtol=1e-5)

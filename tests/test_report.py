@@ -14,14 +14,15 @@ import transformers
 import classifier
 import paraphrase_detection
 import sonnet_generation
-from config import TUNING_METHODS, PoolingSettings
-from datasets import load_tokenizer
+from config import TUNING_METHODS, PairPoolingSettings, PoolingSettings
+from datasets import ParaphraseDetectionDataset, load_tokenizer
 from errors import UserError
 from models.gpt2 import GPT2Model
 from models.paraphrase_gpt import ParaphraseGPT
 from models.sonnet_gpt import SonnetGPT
 from report import main, names_of, parse
 from reporting.measures import (
+    alignment,
     attention_weights,
     final_ranks,
     low_rank_updates,
@@ -161,9 +162,27 @@ def test_sonnets(sonnet_flags, tmp_path, capsys):
     assert "page.html: 8 sections" in capsys.readouterr().out
 
 
+@torch.no_grad()
+def test_alignment_is_what_aligned_pooling_compares(writer_model, mini_tokenizer):
+    """A word that comes back finds itself; what stands in no question finds nothing."""
+    model = ParaphraseGPT(writer_model, pooling=PairPoolingSettings(pooling="aligned")).eval()
+    rows = [("how old is it ?", "is it old ?", 0, "a"), ("why ?", "", 0, "b")]
+    dataset = ParaphraseDetectionDataset(rows, mini_tokenizer, token_types=True)
+    for row in range(2):
+        ids, types = dataset.token_ids[row], dataset.token_types[row]
+        found = alignment(model, mini_tokenizer, ids, types)
+        assert [piece for piece, _, _ in found] == [mini_tokenizer.decode([token]) for token in ids.tolist()]
+        assert [best is not None for _, best, _ in found] == [bool(kind) and row == 0 for kind in types.tolist()]
+        again = [(piece, best, cosine) for piece, best, cosine in found if piece == best]
+        assert [piece for piece, _, _ in again].count(" old") == 2 * (row == 0)
+        assert all(cosine > 0.9 for _, _, cosine in again)
+
+
 def test_pairs_and_reviews(pair_flags, review_flags, capsys):
     run(paraphrase_detection, [*pair_flags, "--pooling", "attention", "--head", "linear", "--run_dir", "pairs"])
     run(classifier, [*review_flags, "--run_dir", "reviews"])
+    run(paraphrase_detection, [*pair_flags, "--pooling", "aligned", "--run_dir", "aligned"])
+    assert "What aligned pooling finds of each token in the other question" in make(["aligned"])[1]
     page, text = make(["pairs", "reviews/sst"], "--rows", "5")
     assert {"Training: paraphrase_detection", "Training: classifier", "Answers of sst"} <= set(page.headings)
     assert "is 4" in text and "said yes" in text and "What pooling takes of each token" in text

@@ -15,8 +15,6 @@ Nothing comes from the question pairs of the course. The same seed makes the sam
 """
 
 import argparse
-import csv
-import io
 import random
 import re
 from collections import Counter
@@ -28,7 +26,7 @@ from cli.script import run_script, say
 from datasets.echoes.questions import SAME, Phrases, QuestionPairs
 from datasets.echoes.rewording import Rewriter
 from datasets.echoes.wordnet import PARTS_OF_SPEECH, WordNet
-from datasets.paraphrase import preprocess_string
+from datasets.paraphrase import format_rows, preprocess_string
 from errors import UserError, check
 from files import read_text, write_text
 
@@ -66,7 +64,8 @@ def main():
     texts["glosses.txt"] = "\n".join(maker.gloss() for _ in progress(options.glosses, "definitions"))
     texts["passages.txt"] = "\n\n".join(maker.passage() for _ in progress(options.passages, "passages"))
     texts["questions.txt"] = "\n\n".join(maker.twins() for _ in progress(options.questions // 3, "questions"))
-    texts["pairs.csv"] = as_csv(maker.pair() for _ in progress(options.pairs, "pairs"))
+    pairs = ((*maker.pair(), f"echo{number}") for number in progress(options.pairs, "pairs"))
+    texts["pairs.csv"] = format_rows(pairs)
     for name, text in texts.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         write_text(out / name, text)
@@ -83,15 +82,6 @@ def read_folder(folder):
 
 def progress(number, what):
     return tqdm(range(number), what, disable=None)
-
-
-def as_csv(pairs):
-    """In the format of the course's training file."""
-    file = io.StringIO()
-    writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-    writer.writerow(["", "id", "sentence1", "sentence2", "is_duplicate"])
-    writer.writerows([number, f"echo{number}", *pair[:2], float(pair[2])] for number, pair in enumerate(pairs))
-    return file.getvalue()
 
 
 def sentences(text):
