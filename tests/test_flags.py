@@ -164,7 +164,10 @@ IN_PARAPHRASE = [
         "--head cloze reads one vector of the model's width: use --pooling_heads 1, or --head linear",
     ),
     ("--head linear --pooling_heads 4", f"--pooling_heads {GENERALIZED}"),
-    ("--pooling mean --pooling_hidden 64", "--pooling_hidden has no effect without --pooling generalized|aligned"),
+    (
+        "--pooling mean --pooling_hidden 64",
+        "--pooling_hidden has no effect without --pooling generalized|aligned: add it, or leave the flag out",
+    ),
     ("--head linear --pooling_heads 1", f"--pooling_heads {GENERALIZED}"),
     ("--pooling_penalty none", f"--pooling_penalty {GENERALIZED}"),
     ("--pooling_penalty_weight 1", f"--pooling_penalty_weight {GENERALIZED}"),
