@@ -17,7 +17,7 @@ from datasets import load_tokenizer
 from datasets.corpus import Corpus, prepare_corpus
 from decoding.template import Lexicon, load_tagger
 from models.gpt2 import GPT2Model
-from tests.helpers import CONTEXT, LINES, MINI, VOCAB, WORDS, prose
+from tests.helpers import CONTEXT, LINES, MINI, MINI_END, MINI_VOCABULARY, VOCAB, WORDS, prose
 from tests.inputs import write_pairs, write_sentiment, write_sonnets
 from tests.tiny import forget_accelerate_state, make_hugging_face_gpt2
 
@@ -104,8 +104,7 @@ def mini_tokenizer():
 @pytest.fixture(scope="module")
 def random_model():
     """A random model with the mini model's vocabulary."""
-    theirs = make_hugging_face_gpt2(vocab_size=8960, eos_token_id=8959, bos_token_id=8959)
-    return theirs
+    return make_hugging_face_gpt2(vocab_size=MINI_VOCABULARY, eos_token_id=MINI_END, bos_token_id=MINI_END)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """Small things that the tests of several files share."""
 
 import dataclasses
+import json
 import random
+from pathlib import Path
 
 import torch
 
@@ -22,6 +24,8 @@ def flat(settings):
 
 
 MINI = "data/gpt2-mini"
+MINI_VOCABULARY = json.loads((Path(__file__).resolve().parents[1] / MINI / "config.json").read_text())["vocab_size"]
+MINI_END = MINI_VOCABULARY - 1  # its end of text
 
 
 LINES = [

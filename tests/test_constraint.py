@@ -9,6 +9,7 @@ from config import DecodingSettings
 from decoding.constraint import constrain, token_texts
 from errors import UserError
 from models.gpt2 import GPT2Model
+from tests.helpers import MINI_VOCABULARY
 from tests.tiny import make_hugging_face_gpt2
 from tests.writing import search, some_prompts, write
 
@@ -85,8 +86,9 @@ def test_damaged_weights_are_said_and_do_not_hang(gpt2):
 
 
 def test_token_texts(mini_tokenizer):
-    texts = token_texts(mini_tokenizer, 9000)
-    assert len(texts) == 9000 and texts[3919] == "no" and not any(texts[8960:])
+    more = MINI_VOCABULARY + 40  # rows of an embedding that are no token
+    texts = token_texts(mini_tokenizer, more)
+    assert len(texts) == more and texts[3919] == "no" and not any(texts[MINI_VOCABULARY:])
     assert "" in texts[:256]  # bytes that are no character alone
     ids = mini_tokenizer.encode("Shall I compare thee,\nto a summer's day?").ids
     assert "".join(texts[token] for token in ids) == "Shall I compare thee,\nto a summer's day?"

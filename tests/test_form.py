@@ -5,6 +5,7 @@ import pytest
 from config import DecodingSettings
 from decoding.form import END_CHARS, MAX_CHARS, MIN_CHARS, LineTokens, SonnetForm
 from errors import UserError
+from tests.helpers import MINI_END, MINI_VOCABULARY
 from tests.writing import search, write
 
 
@@ -12,9 +13,9 @@ from tests.writing import search, write
 def test_sampled_sonnets_have_their_form(writer_model, mini_tokenizer, rows):
     prompt = "Shall I compare thee to a summer's day?\nThou art\nRough winds do shake\n"
     ids, lines = mini_tokenizer.encode(prompt).ids, ([11, 1, 2, 5, 14] * rows)[:rows]
-    form = SonnetForm(LineTokens(mini_tokenizer, 8960, 8959), lines)
+    form = SonnetForm(LineTokens(mini_tokenizer, MINI_VOCABULARY, MINI_END), lines)
     settings = DecodingSettings(max_new_tokens=400)
-    found = write(writer_model, [ids] * rows, settings, 1, end_of_text=8959, constraint=form)
+    found = write(writer_model, [ids] * rows, settings, 1, end_of_text=MINI_END, constraint=form)
     for wanted, new_ids in zip(lines, found, strict=True):
         written = mini_tokenizer.decode(new_ids).removesuffix("\n").split("\n")
         assert len(written) == wanted
@@ -27,17 +28,19 @@ def test_sampled_sonnets_have_their_form(writer_model, mini_tokenizer, rows):
 
 
 def test_the_form_holds_however_few_tokens_there_are(writer_model, mini_tokenizer):
-    ids, form = mini_tokenizer.encode("O\n").ids, SonnetForm(LineTokens(mini_tokenizer, 8960, 8959), [11] * 20)
-    found = write(writer_model, [ids] * 20, DecodingSettings(max_new_tokens=22), 1, 8959, constraint=form)
+    ids = mini_tokenizer.encode("O\n").ids
+    form = SonnetForm(LineTokens(mini_tokenizer, MINI_VOCABULARY, MINI_END), [11] * 20)
+    found = write(writer_model, [ids] * 20, DecodingSettings(max_new_tokens=22), 1, MINI_END, constraint=form)
     for new_ids in found:
         assert len(mini_tokenizer.decode(new_ids).split()) >= 11 and mini_tokenizer.decode(new_ids).count("\n") >= 10
     with pytest.raises(UserError, match="11 lines do not fit into 21 tokens"):
-        write(writer_model, [ids], DecodingSettings(max_new_tokens=21), 1, 8959, constraint=form)
+        write(writer_model, [ids], DecodingSettings(max_new_tokens=21), 1, MINI_END, constraint=form)
 
 
 def test_the_form_holds_in_beams_and_with_filters(writer_model, mini_tokenizer):
-    ids, form = mini_tokenizer.encode("O\n").ids, SonnetForm(LineTokens(mini_tokenizer, 8960, 8959), [3, 4])
+    ids = mini_tokenizer.encode("O\n").ids
+    form = SonnetForm(LineTokens(mini_tokenizer, MINI_VOCABULARY, MINI_END), [3, 4])
     settings = DecodingSettings(max_new_tokens=90, beams=3, no_repeat_ngram=1)
-    for lines, texts in zip((3, 4), search(writer_model, [ids] * 2, settings, 8959, constraint=form), strict=True):
+    for lines, texts in zip((3, 4), search(writer_model, [ids] * 2, settings, MINI_END, constraint=form), strict=True):
         for new_ids, _ in texts:
             assert len(mini_tokenizer.decode(new_ids).removesuffix("\n").split("\n")) == lines

@@ -7,6 +7,7 @@ import pytest
 from config import DecodingSettings
 from decoding.template_constraint import TemplateConstraint, TemplateWords, build_trie
 from errors import UserError
+from tests.helpers import MINI_END, MINI_VOCABULARY
 from tests.writing import write
 
 
@@ -66,9 +67,9 @@ def test_sampled_lines_fit_their_templates(writer_model, mini_tokenizer, lexicon
     prompt = mini_tokenizer.encode("Shall I compare thee to a summer's day?\n").ids
     lines = [11] * rows
     seeds = [f"5-{row}" for row in range(rows)]
-    tables = TemplateWords(mini_tokenizer, 8960, 8959, lexicon, lexicon.templates[tag_set])
+    tables = TemplateWords(mini_tokenizer, MINI_VOCABULARY, MINI_END, lexicon, lexicon.templates[tag_set])
     constraint = TemplateConstraint(tables, lines, seeds)
-    found = write(writer_model, [prompt] * rows, DecodingSettings(), 5, end_of_text=8959, constraint=constraint)
+    found = write(writer_model, [prompt] * rows, DecodingSettings(), 5, end_of_text=MINI_END, constraint=constraint)
     for index, ids in enumerate(found):
         written = mini_tokenizer.decode(ids).removesuffix("\n").split("\n")
         assert len(written) == 11
@@ -79,7 +80,9 @@ def test_sampled_lines_fit_their_templates(writer_model, mini_tokenizer, lexicon
 def test_templates_that_do_not_fit_are_shortened_or_refused(writer_model, mini_tokenizer, lexicon):
     templates = {"DT NN": 1, " ".join(["NN"] * 40): 1000}
 
-    constraint = TemplateConstraint(TemplateWords(mini_tokenizer, 8960, 8959, lexicon, templates), [5], ["s"])
+    constraint = TemplateConstraint(
+        TemplateWords(mini_tokenizer, MINI_VOCABULARY, MINI_END, lexicon, templates), [5], ["s"]
+    )
     constraint.start(0, 60)
     assert constraint.chosen[0].count("DT NN") == 4
     constraint.start(0, 15)
