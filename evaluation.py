@@ -77,8 +77,8 @@ def predict(answers_of, loader, model, device):
 
 
 def logits_of(model, batch, device):
-    """What a classifying model puts out for a batch."""
-    more = {"token_type_ids": batch["token_type_ids"].to(device)} if "token_type_ids" in batch else {}
+    """What a classifying model puts out for a batch, given what some batches have besides."""
+    more = {name: batch[name].to(device) for name in ("token_type_ids", "vectors") if name in batch}
     return model(batch["token_ids"].to(device), batch["attention_mask"].to(device), **more)
 
 
@@ -145,9 +145,7 @@ def predict_sentiment(loader, model, device):
 
 
 def _classes(model, batch, device):
-    inputs = [batch["token_ids"].to(device), batch["attention_mask"].to(device)]
-    more = {"vectors": batch["vectors"].to(device)} if "vectors" in batch else {}
-    return _most_probable(model(*inputs, **more), batch["sent_ids"])
+    return _most_probable(logits_of(model, batch, device), batch["sent_ids"])
 
 
 def model_eval(loader, model, device):

@@ -134,12 +134,12 @@ def report(train_rows, dev_rows, dev, answers, data):
     floors = {"always the commoner answer": [commonest(dev.labels)] * len(dev)}
     if train_rows:
         try:
-            floors["trees over word overlap"] = [int(p > 0.5) for p in word_overlap(train_rows, dev_rows)]
+            floors["trees over word overlap"] = [chance > 0.5 for chance in word_overlap(train_rows, dev_rows)]
         except UserError as error:
             say(str(error))
-    for name, chosen in floors.items():
-        right, balanced = accuracy(chosen, dev.labels), macro_f1(chosen, dev.labels)
-        figures[name] = f"{right:.4f} dev accuracy, {balanced:.4f} macro-F1"
+    for name, labels in floors.items():
+        reached = dev_figures(dev, dict(zip(dev.ids, map(answer_token, labels), strict=True)))
+        figures[name] = "{:.4f} dev accuracy, {:.4f} macro-F1".format(*reached.values())
     for path, chosen in answers.items():
         yes = sum(answer == ANSWERS["yes"] for answer in chosen.values())
         figures[path] = f"{len(chosen)} pairs, {100 * yes / len(chosen):.1f} % yes"

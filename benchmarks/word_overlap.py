@@ -12,36 +12,31 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cli.script import run_script
 from cli.tables import format_table
-from datasets import LengthGroupedBatches, ParaphraseDetectionDataset, load_paraphrase_data, load_tokenizer
-from evaluation import accuracy, commonest, logits_of, macro_f1, mean_and_deviation, overlap_features, word_overlap
+from datasets import ParaphraseDetectionDataset, load_paraphrase_data, load_tokenizer
+from evaluation import accuracy, commonest, macro_f1, mean_and_deviation, overlap_features, word_overlap
+from reporting.measures import class_probabilities
 from training.tasks import open_tuned
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the model's log-odds in a mixture
 
 
-@torch.no_grad()
+def log_odds(chances):
+    """log p - log (1 - p) of chances, kept away from 0 and 1."""
+    chances = np.clip(chances, 1e-6, 1 - 1e-6)
+    return np.log(chances / (1 - chances))
+
+
 def model_scores(folder, model, splits):
-    """{split: log p(yes) - log p(no) of a run's best epoch, for every row}"""
+    """{split: the log-odds of yes by a run's best epoch, for every row}"""
     tuned, classifier, _, _ = open_tuned(folder, model)
     tokenizer, found = load_tokenizer(tuned.folder), {}
     for split, rows in splits.items():
         dataset = ParaphraseDetectionDataset(rows, tokenizer, tuned.gpt2.context, classifier.aligns)
-        scores = {}
-        for batch in LengthGroupedBatches(dataset, 64):
-            logits = logits_of(classifier, batch, torch.device("cpu"))
-            scores |= dict(zip(batch["sent_ids"], (logits[:, 1] - logits[:, 0]).tolist(), strict=True))
-        found[split] = np.array([scores[row[3]] for row in rows])
+        found[split] = log_odds(class_probabilities(classifier, dataset, 64)[:, 1].double().numpy())
     return found
-
-
-def tree_scores(training, rows):
-    """The same of the trees."""
-    chance = np.clip(word_overlap(training, rows), 1e-6, 1 - 1e-6)
-    return np.log(chance / (1 - chance))
 
 
 def figures(scores, splits):
@@ -82,7 +77,7 @@ def main():
         splits["test"] = load_paraphrase_data(options.test)
     usual = commonest([row[2] for row in training]) - 0.5
     always = {split: np.full(len(rows), usual) for split, rows in splits.items()}
-    trees = {split: tree_scores(training, rows) for split, rows in splits.items()}
+    trees = {split: log_odds(word_overlap(training, rows)) for split, rows in splits.items()}
     answers = {
         "always the commoner answer": [figures(always, splits)],
         "trees over word overlap": [figures(trees, splits)],

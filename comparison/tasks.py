@@ -146,7 +146,7 @@ class Answers(ComparedTask):
         rows = {"always the commonest answer": [commonest(truths)] * len(truths)}
         try:
             rows |= self.more_floors(settings)
-        except UserError as error:  # scikit-learn is not installed
+        except UserError as error:  # scikit-learn or the training file is not there: the table does without that row
             say(str(error))
         return {
             f"floor: {name}": {figure: (value, 0.0) for figure, value in _figures_of_answers(chosen, truths).items()}

@@ -16,7 +16,7 @@ from errors import UserError
 
 # One wording for training, dev and test. The answer, "no" or "yes", is the next token.
 PROMPT = 'Is "{first}" a paraphrase of "{second}"? Answer "yes" or "no": '
-_BEFORE, _BETWEEN, _ = re.split(r"{first}|{second}", PROMPT)
+_BEFORE, _BETWEEN = re.split(r"{first}|{second}", PROMPT)[:2]
 TOKENIZE_AT_ONCE = 4096  # rows: bounds the memory of the tokenizer's own bookkeeping
 
 

@@ -235,7 +235,7 @@ def _pooling(model, tokenizer, text):
 
 def _alignment(model, tokenizer, dataset, row):
     """What each token of a pair's questions finds in the other one, where the pooling aligns them; [] elsewhere."""
-    if not getattr(model, "aligns", False):
+    if not hasattr(model.pooling, "align"):
         return []
     shaded = [
         (piece, 0.0, "") if best is None else (piece, min(1.0, max(0.0, 1 - cosine)), f"{best.strip()} {cosine:.2f}")

@@ -119,19 +119,8 @@ def test_the_files(dictionary, tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.txt").write_text(TEXT + FILLER)
     (tmp_path / "books/kept.txt").write_text(TEXT.replace("Old", "Kept"))
-    command = [
-        sys.executable,
-        "-m",
-        "datasets.echoes",
-        "--held_out",
-        "kept.txt",
-        "--books",
-        "books",
-        "--modern",
-        "modern",
-        "--wordnet",
-        "dict",
-    ]
+    command = [sys.executable, "-m", "datasets.echoes", "--books", "books", "--modern", "modern", "--wordnet", "dict"]
+    command += ["--held_out", "kept.txt"]
     command += ["--glosses", "20", "--passages", "20", "--questions", "30", "--pairs", "40"]
     for out in ("one", "two"):
         environment = {"PYTHONPATH": str(ROOT), "PATH": ""}
@@ -147,3 +136,6 @@ def test_the_files(dictionary, tmp_path):
         assert next(csv.reader(file, delimiter="\t")) == ["id", "sentence1", "sentence2", "is_duplicate"]
     done = subprocess.run([*command, "--out", "one"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2 and "there is one already" in done.stderr and "Traceback" not in done.stderr
+    unknown = [*command, "--held_out", "kept.txt,gone.txt", "--out", "three"]
+    done = subprocess.run(unknown, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and "there is no gone.txt in books" in done.stderr and not (tmp_path / "three").exists()

@@ -489,15 +489,15 @@ def test_every_pooling_in_fp16_is_near_fp32(model_folder, device, kind, heads, m
     mask[1, 5:] = 0
     mask[2] = 0
     labels = torch.tensor([0, 1, 1], device=device)
-    more = {}
+    types = {}
     if kind == "aligned":
         torch.nn.init.normal_(model.pooling.answer.weight, std=0.1)
-        more = {"token_type_ids": torch.tensor([[0, 1, 1, 0, 2, 2, 2, 0, 0]], device=device) * mask}
+        types = {"token_type_ids": torch.tensor([[0, 1, 1, 0, 2, 2, 2, 0, 0]], device=device) * mask}
     results = []
     for enabled in (False, True):
         model.zero_grad()
         with torch.autocast(device, torch.float16, enabled=enabled):
-            loss, _ = model(ids, mask, labels=labels, **more)
+            loss, _ = model(ids, mask, labels=labels, **types)
         loss.backward()
         results.append((loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)))
     for right, half in zip(*results, strict=True):
