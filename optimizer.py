@@ -9,6 +9,8 @@ As in the course, the decay comes after the update (Algorithm 2 of the AdamW pap
 first; all agree to first order in lr).
 """
 
+from inspect import unwrap
+
 import torch
 from torch.optim import Optimizer
 
@@ -21,6 +23,12 @@ class AdamW(Optimizer):
     """
 
     GROUP_ELEMENTS = 2**24  # elements updated at once: bounds the temporary memory (64 MB in fp32)
+
+    # As torch has them, less what keeps its compiler away: no optimizer is compiled here, and the import takes seconds.
+    add_param_group = unwrap(Optimizer.add_param_group)
+    zero_grad = unwrap(Optimizer.zero_grad)
+    state_dict = unwrap(Optimizer.state_dict)
+    load_state_dict = unwrap(Optimizer.load_state_dict)
 
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.0, correct_bias=True):
         if lr < 0:

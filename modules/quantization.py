@@ -19,13 +19,17 @@ from config import LINEAR_NAMES
 from modules.lora import LoRALinear, TunedLinear, apply_lora, plain_linear, replace_linears
 
 BLOCK, OUTER_BLOCK = 64, 256
+PARTS = ("codes", "scale_codes", "outer_scales", "mean")  # what a weight is kept as
 TINY = torch.finfo(torch.float32).tiny  # instead of a division by 0 where a block is all zeros
 # The levels of appendix E, as bitsandbytes has them.
-LEVELS = (
-    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
-    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
-    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
-    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+LEVELS = torch.tensor(
+    [
+        *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+        *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+        *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+        *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+    ],
+    device="cpu",
 )
 
 
@@ -56,8 +60,7 @@ def quantize_nf4(weight):
     """-> {"codes": (n / 2,) uint8, "scale_codes": (N,) uint8, "outer_scales": (M,), "mean": ()} for a weight."""
     blocks = _in_blocks(weight.detach().float().flatten(), BLOCK)
     scales = blocks.abs().amax(dim=1)
-    levels = torch.tensor(LEVELS, device=weight.device)
-    codes = nearest(blocks / scales.clamp(min=TINY)[:, None], levels)
+    codes = nearest(blocks / scales.clamp(min=TINY)[:, None], LEVELS.to(weight.device))
     codes = codes.flatten().to(torch.uint8)[: 2 * (-(-weight.numel() // 2))]
     mean = scales.mean()
     outer = _in_blocks(scales - mean, OUTER_BLOCK)
@@ -77,7 +80,7 @@ def dequantize_nf4(parts, shape, dtype=torch.float32):
     outer = _in_blocks(OUTER_LEVELS.to(device)[parts["scale_codes"].long()], OUTER_BLOCK)
     scales = (outer * parts["outer_scales"][:, None]).flatten()[: len(parts["scale_codes"])] + parts["mean"]
     codes = torch.stack([parts["codes"] >> 4, parts["codes"] & 15], dim=1).flatten().long()
-    values = _in_blocks(torch.tensor(LEVELS, device=device)[codes], BLOCK) * scales[:, None]
+    values = _in_blocks(LEVELS.to(device)[codes], BLOCK) * scales[:, None]
     return values.flatten()[:count].view(shape).to(dtype)
 
 
@@ -90,39 +93,46 @@ class _NF4Product(torch.autograd.Function):
     """x W^T for a quantised W: it is unpacked again for the backward pass, not kept in between."""
 
     @staticmethod
-    def forward(ctx, x, linear):
-        ctx.linear = linear
-        return F.linear(x, linear.weight.to(x.dtype))
+    def forward(ctx, x, shape, *parts):
+        ctx.save_for_backward(*parts)
+        ctx.shape = shape
+        return F.linear(x, _unpacked(parts, shape, x.dtype))
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient @ ctx.linear.weight.to(gradient.dtype), None
+        return gradient @ _unpacked(ctx.saved_tensors, ctx.shape, gradient.dtype), None, *[None] * len(PARTS)
+
+
+def _unpacked(parts, shape, dtype):
+    return dequantize_nf4(dict(zip(PARTS, parts, strict=True)), shape, dtype)
 
 
 class NF4Linear(TunedLinear):
     """A frozen linear in NF4. `weight` unpacks it whenever it is asked for; the bias stays as it is."""
 
-    PARTS = ("codes", "scale_codes", "outer_scales", "mean")
-
     def adopt(self, base):
         """Take over a linear: quantised where it is not yet."""
         self.in_features, self.out_features, self.bias = base.in_features, base.out_features, base.bias
         quantized = isinstance(base, NF4Linear)
-        parts = {name: getattr(base, name) for name in self.PARTS} if quantized else quantize_nf4(base.weight)
+        parts = base.parts if quantized else quantize_nf4(base.weight)
         for name, tensor in parts.items():
             self.register_buffer(name, tensor)
 
     @property
+    def parts(self):
+        return {name: getattr(self, name) for name in PARTS}
+
+    @property
     def weight(self):
         """(out, in), in fp32, made anew at every access."""
-        return dequantize_nf4({name: getattr(self, name) for name in self.PARTS}, (self.out_features, self.in_features))
+        return dequantize_nf4(self.parts, (self.out_features, self.in_features))
 
-    @torch.compiler.disable  # which cannot look into a product that is handed a module
     def forward(self, x):
         """(..., in) -> (..., out)"""
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        return _NF4Product.apply(x, self) + self.bias.to(x.dtype)
+        product = _NF4Product.apply(x, (self.out_features, self.in_features), *self.parts.values())
+        return product + self.bias.to(x.dtype)
 
     def plain(self):
         return self  # what was rounded away is gone: this is the base now
@@ -138,7 +148,7 @@ class NF4Linear(TunedLinear):
 
     def size(self):
         """Bytes of the quantised weight."""
-        return sum(getattr(self, name).numel() * getattr(self, name).element_size() for name in self.PARTS)
+        return sum(part.numel() * part.element_size() for part in self.parts.values())
 
 
 class NF4LoRALinear(LoRALinear, NF4Linear):

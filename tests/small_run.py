@@ -12,7 +12,6 @@ import socket
 from pathlib import Path
 
 import torch
-import torch._dynamo  # which the first step would import: seconds, in every process again
 
 from config import LoRASettings, SonnetSettings, TrainingSettings
 from datasets import LengthGroupedBatches

@@ -4,11 +4,14 @@ import json
 
 import pytest
 import torch
+import transformers
 
 from benchmarks.bench import parts, row_of
+from benchmarks.held_out import nats_a_byte
 from benchmarks.peers import FusedGPT2
 from benchmarks.rounds import report
 from models.sonnet_gpt import SonnetGPT
+from tests.helpers import MINI
 from tests.tuned import INPUT_IDS
 
 
@@ -43,3 +46,16 @@ def test_all_kinds_of_work_are_timed(compiled):
     found = parts("bf16", 2, compiled)
     assert len(found) == 6 and all(arguments[0].startswith("benchmarks.") for arguments in found.values())
     assert sum("--compile" in arguments for arguments in found.values()) == 4 * compiled
+
+
+def test_nats_a_byte_are_those_of_transformers_whatever_the_window_covers():
+    """One window that holds the whole text: the library's own mean loss, over the bytes."""
+    text = "The winter evening settles down.\n"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MINI)
+    model = transformers.GPT2LMHeadModel.from_pretrained(MINI, dtype=torch.float32).eval()
+    ids = torch.tensor([[*tokenizer(text)["input_ids"], tokenizer.eos_token_id]])
+    with torch.no_grad():
+        expected = model(ids, labels=ids).loss.item() * (ids.shape[1] - 1) / len(text.encode())
+    found = nats_a_byte(str(MINI), {"a": text, "b": text}, 256)
+    assert found == pytest.approx({"a": expected, "b": expected, "all": expected}, rel=1e-5)
+    assert nats_a_byte(str(MINI), {"a": text}, 4)["a"] != pytest.approx(expected, rel=1e-3)

@@ -65,9 +65,9 @@ def twins(folder, methods, dropout, **options):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["full", *{min(methods): name for name, methods in CHOICES.items()}.values()])
 def test_every_tuning_method_can_be_traced(model_folder, name):
-    """Without what makes machine code of it, which takes most of a minute each. (QLoRA's frozen linears stay plain.)"""
+    """Without what makes machine code of it, which takes most of a minute each."""
     methods = CHOICES.get(name, {})
-    plain, compiled = twins(model_folder, methods, 0.0, backend="aot_eager", fullgraph="qlora" not in methods)
+    plain, compiled = twins(model_folder, methods, 0.0, backend="aot_eager", fullgraph=True)
     check_same(plain, compiled, [(INPUT_IDS, MASK)])
 
 
@@ -141,3 +141,18 @@ def test_without_a_compiler_it_is_one_line(sonnet_flags, tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: --compile: torch cannot compile here (") and "g++" in line
+
+
+def test_a_start_is_quick(sonnet_flags, tmp_path):
+    """torch's compiler and the hub's client take seconds to import, and are not where a local model is trained."""
+    slow = {"torch._dynamo", "sympy", "httpx2", "transformers"}
+    code = f"""
+import runpy, sys
+sys.argv = {[f"{ROOT}/sonnet_generation.py", *sonnet_flags, "--lora"]}
+runpy.run_path(sys.argv[0], run_name="__main__")
+print(sorted({slow} & sys.modules.keys()))
+"""
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -3,6 +3,7 @@
 import time
 from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 
 import formats.hub
@@ -56,5 +57,5 @@ def test_a_slow_hub_is_waited_for(monkeypatch):
         time.sleep(4)
         return SimpleNamespace(siblings=[SimpleNamespace(rfilename="config.json")])
 
-    monkeypatch.setattr(formats.hub.HfApi, "model_info", slow)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", slow)
     assert formats.hub._files_on_hub("any/thing") == ["config.json"]

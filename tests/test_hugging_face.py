@@ -1,6 +1,8 @@
 """Checkpoints in Hugging Face layout against transformers, in every layout, and damaged."""
 
+import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from errors import UserError
-from formats.hugging_face import save_pretrained
+from formats.hugging_face import all_finite, save_pretrained
 from models.gpt2 import GPT2Model
 from tests.helpers import hugging_face_logits
 
@@ -201,3 +203,13 @@ def test_a_file_that_is_no_model_says_what_it_is(hugging_face_gpt2, tmp_path, th
     torch.save(thing, tmp_path / "pytorch_model.bin")
     with pytest.raises(UserError, match="in place of a model's tensors, as a training checkpoint does"):
         GPT2Model.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_a_number_that_is_not_finite_is_seen_wherever_it_stands(dtype):
+    tensor = torch.randn(3, 700).to(dtype)
+    assert all_finite(tensor) and all_finite(tensor[:0]) and all_finite(tensor[0, 0])
+    for place, value in itertools.product((0, 699, 1400, 2099), (math.nan, math.inf, -math.inf)):
+        damaged = tensor.clone()
+        damaged.view(-1)[place] = value
+        assert not all_finite(damaged)

@@ -45,7 +45,8 @@ class TrainingLoop:
         self.whole, self.settings, self.run, self.accelerator = model, settings, run, accelerator
         self.progress, moments, self.random_states = run.restore(model)
         self.model = shard(model, accelerator.device) if settings.shard else model
-        accelerator.prepare_model(self.model, evaluation_mode=True)  # device, autocast; gradients are exchanged here
+        # device, autocast; gradients are exchanged here. What is sharded is where it shall be
+        accelerator.prepare_model(self.model, device_placement=not settings.shard, evaluation_mode=True)
         if settings.compile:
             compile_layers(self.model.gpt)
         groups = parameter_groups(self.model, settings.weight_decay)

@@ -32,6 +32,7 @@ from cli.script import on_stop, say
 from config import TuningSettings
 from errors import Diverged, UserError, check
 from files import read_json, where_it_may_be, write_json
+from formats.hugging_face import all_finite
 from training.processes import from_first_process, in_first_process
 from training.sharding import in_first, placed_like
 from training.storage import damage_of, find_folder, put_back, read_tensors, sha256_of_record, user_errors, write_folder
@@ -623,5 +624,5 @@ def _optimizer_tensors(model, optimizer):
 
 def _check_finite(tensors):
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and not all_finite(tensor):
             raise Diverged(f"{name} is not finite any more: it is not kept; go on with --resume and a lower --lr")
