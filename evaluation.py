@@ -4,6 +4,7 @@ chrF over whole sonnets rewards the three lines that were given: the prompt alon
 the end of any training sonnet nearly as much as a good model. So a chrF is only reported beside those floors.
 """
 
+import functools
 import itertools
 import math
 import random
@@ -237,7 +238,13 @@ def word_overlap(training, pairs):
 
 def chrf(hypotheses, references):
     """Corpus chrF (character n-grams up to 6, beta 2), in [0, 100]."""
-    return CHRF().corpus_score(hypotheses, [references]).score
+    return _chrf_against(tuple(references)).corpus_score(hypotheses, None).score
+
+
+@functools.lru_cache(maxsize=4)
+def _chrf_against(references):
+    """The metric with the references' n-grams counted: floors and bootstraps ask for the same ones again and again."""
+    return CHRF(references=[references])
 
 
 def bleu(hypotheses, references, tokenize="13a"):

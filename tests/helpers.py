@@ -5,6 +5,7 @@ import json
 import random
 from pathlib import Path
 
+import pytest
 import torch
 
 from config import (
@@ -110,3 +111,9 @@ class Rows:
 
     def collate_fn(self, items):
         return items
+
+
+def mostly_slow(values):
+    """Values of a parameter, of which the first goes through the quick tests and the others are slow proofs."""
+    first, *others = values
+    return [first, *(pytest.param(value, marks=pytest.mark.slow) for value in others)]

@@ -109,6 +109,7 @@ def test_operations_without_synonyms_need_no_wordnet():
         check_augmentation(AugmentationSettings(augment=("eda",), wordnet="nowhere", eda_operations=("insertion",)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_translations")
 def test_augmentation_from_the_shell(pair_flags, tmp_path, capsys, tiny_wordnet, marian_folders):
     pytest.importorskip("nltk")

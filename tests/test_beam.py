@@ -9,6 +9,7 @@ import torch
 from config import DecodingSettings
 from errors import UserError
 from models.gpt2 import GPT2Model
+from tests.helpers import mostly_slow
 from tests.tiny import make_hugging_face_gpt2
 from tests.writing import search, some_prompts, write
 
@@ -42,7 +43,7 @@ def their_beams(model, prompt, beams, steps, end, **options):
     return texts, out.sequences_scores.tolist()
 
 
-@pytest.mark.parametrize("beams", [2, 3, 5])
+@pytest.mark.parametrize("beams", mostly_slow([3, 2, 5]))
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0, 2.0, -1.0])
 @pytest.mark.parametrize("early_stopping", [False, True, "never"])
 def test_sequences_and_scores_equal_transformers(small, beams, length_penalty, early_stopping):

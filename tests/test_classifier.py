@@ -25,6 +25,7 @@ from datasets.tsv import format_answers
 from errors import UserError
 from models.gpt2 import GPT2Model
 from models.sentiment_gpt import SentimentGPT
+from tests.helpers import mostly_slow
 from tests.inputs import ROOT, check_class_file, run, without, write_reviews
 from training.assembly import make_accelerator
 from training.runs import Run
@@ -104,7 +105,7 @@ def test_only_the_last_linear_layer_is_kept_and_loads_again(review_flags, tmp_pa
     run(classifier, [*without(review_flags, "--epochs", "--lr"), "--checkpoint", "run", "--only", "cfimdb"])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", mostly_slow(["fp32", "bf16", "fp16"]))
 @pytest.mark.parametrize("method", [*TUNING_METHODS, "ptuning --ptuning_encoder lstm", None])
 def test_every_method_goes_through_and_back(review_flags, tmp_path, method, precision):
     """Trained, kept, and loaded again to the same files."""

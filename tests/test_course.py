@@ -126,6 +126,7 @@ def test_the_handout_has_no_solution_and_nothing_of_the_teachers(handout):
         assert not [text for text in telling if text in path.read_text(encoding="utf-8")], path
 
 
+@pytest.mark.slow
 def test_the_handout_passes_the_linter_and_its_checks_fail_with_the_hint(handout):
     for command in (["check", "."], ["format", "--check", "."]):
         subprocess.run([sys.executable, "-m", "ruff", *command], cwd=handout, check=True, capture_output=True)

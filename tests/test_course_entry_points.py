@@ -156,6 +156,7 @@ def test_the_check_of_the_model(released, model_folder, monkeypatch, capsys):
         sanity_check.main(sanity_check.parse([]))
 
 
+@pytest.mark.slow
 def test_both_checks_run_from_the_root_without_a_hub(tmp_path):
     environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PATH": ""}
     for script, words in (

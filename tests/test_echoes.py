@@ -114,6 +114,7 @@ def test_questions_that_ask_the_same(rewriter):
     assert sum(first == second for first, second in differing) < 0.05 * len(differing)
 
 
+@pytest.mark.slow
 def test_the_files(dictionary, tmp_path):
     for name in ("books", "modern"):
         (tmp_path / name).mkdir()

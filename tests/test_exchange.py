@@ -134,6 +134,7 @@ def test_another_base_model_is_noticed(tmp_path, model_folder, hugging_face_gpt2
         run(["show", str(tmp_path / "run"), "--model_path", str(tmp_path / "other")])
 
 
+@pytest.mark.slow
 def test_the_command_runs_from_the_shell():
     done = subprocess.run([sys.executable, "exchange.py", "show", "nothing"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: nothing is no run folder")

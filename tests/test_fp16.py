@@ -210,6 +210,7 @@ def test_the_schedule_and_what_methods_do_wait_for_a_step_that_is_left_out(train
     assert seen == [(step, 12) for step in range(1, 11)]
 
 
+@pytest.mark.slow
 @on_every_device
 def test_a_run_killed_at_any_step_goes_on_to_the_same_result(train, tmp_path, monkeypatch, device):
     """Steps 3, 4 and 7 overflow, the scale is doubled after four steps: also killed just after an overflow."""
@@ -337,6 +338,7 @@ def test_a_state_of_before_fp16_is_read(train, tmp_path):
 # --- the scripts ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @on_every_device
 def test_the_report_counts_the_steps_that_were_left_out(sonnet_flags, tmp_path, monkeypatch, device):
     monkeypatch.setattr(sonnet_generation, "language_model_loss", overflowing_at(2))
@@ -352,6 +354,7 @@ def test_the_report_counts_the_steps_that_were_left_out(sonnet_flags, tmp_path, 
     assert (tmp_path / "out/sonnets.txt").read_bytes() == first
 
 
+@pytest.mark.slow
 @on_every_device
 def test_pretraining_in_fp16(corpus_folder, tmp_path, device):
     """(The other scripts, with every method: test_scripts.py, test_classifier.py, test_translation.py.)"""

@@ -94,6 +94,7 @@ STUDENTS = ROOT / "course/student"  # tests that a handout gets
 HOUSE = [*(path for path in SOURCES if path.parent != STUDENTS), *sorted(ROOT.glob("data/*.py"))]
 
 
+@pytest.mark.slow
 def test_every_import_is_required():
     assert imported(HOUSE, 0) <= names("requirements.txt")
     assert imported(HOUSE, 1) <= names("requirements.txt", "requirements-extra.txt")

@@ -12,7 +12,7 @@ from config import LoRASettings, SonnetSettings, TrainingSettings
 from datasets import LengthGroupedBatches
 from models.gpt2 import GPT2Model
 from models.sonnet_gpt import SonnetGPT
-from tests.helpers import RandomRows
+from tests.helpers import RandomRows, mostly_slow
 from tests.peft_hosts import PeftHost
 from tests.tiny import forget_accelerate_state, make_hugging_face_gpt2
 from training.assembly import make_accelerator
@@ -140,7 +140,7 @@ def test_the_last_step_takes_what_is_left(model_folder, tmp_path):
 
 
 @pytest.mark.parametrize("tuned", [False, True])
-@pytest.mark.parametrize("stop", ["at an epoch's end", "in the middle of an epoch"])
+@pytest.mark.parametrize("stop", mostly_slow(["in the middle of an epoch", "at an epoch's end"]))
 def test_a_resumed_run_ends_where_the_unbroken_one_does(model_folder, tmp_path, tuned, stop):
     def fresh():
         gpt2 = load(model_folder, dropout=0.2)

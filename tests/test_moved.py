@@ -16,6 +16,7 @@ import sonnet_generation
 from cli.flags import parse_flags
 from comparison.experiment import plan, read_experiment
 from config import ParaphraseSettings, TranslationSettings
+from tests.helpers import mostly_slow
 from tests.inputs import run, write_pairs, write_sentiment, write_sonnets
 from tests.tiny import forget_accelerate_state
 from training.runs import Run, find_again, places_beside
@@ -55,7 +56,7 @@ MOVES = ("the run is renamed", "the project is moved", "another folder")
 
 
 @pytest.mark.parametrize("absolute", [False, True], ids=["relative paths", "absolute paths"])
-@pytest.mark.parametrize("move", MOVES)
+@pytest.mark.parametrize("move", mostly_slow(MOVES))
 def test_a_run_is_predicted_with_and_gone_on_with(project, tmp_path, monkeypatch, move, absolute):
     flags = pair_flags(f"{project}/" if absolute else "")
     run(paraphrase_detection, [*flags, "--epochs", "1", "--run_dir", "runs/r"])
@@ -80,6 +81,7 @@ def test_a_run_is_predicted_with_and_gone_on_with(project, tmp_path, monkeypatch
     assert len(Run(home / "kept" if place == "kept" else home / "runs/r").epochs()) == 3
 
 
+@pytest.mark.slow
 def test_a_moved_run_is_shown_merged_exported_and_reported(project, tmp_path, monkeypatch, capsys):
     flags = (
         "--model_path model --sonnet_path sonnets.txt --held_out_sonnet_path prompts.txt --gold_sonnet_path gold.txt"
@@ -99,6 +101,7 @@ def test_a_moved_run_is_shown_merged_exported_and_reported(project, tmp_path, mo
     assert "looking into the model" in capsys.readouterr().out and (tmp_path / "page.html").exists()
 
 
+@pytest.mark.slow
 def test_a_moved_run_with_parts_is_gone_on_with(project, tmp_path, monkeypatch):
     write_sentiment(project, training=10, dev=5, test=3)
     run(classifier, ["--model_path", "model", "--epochs", "1", "--run_dir", "runs/r", "--predictions", "out"])

@@ -115,6 +115,7 @@ def test_alone_ours_is_an_ordinary_package():
     run(code, ROOT)
 
 
+@pytest.mark.slow
 def test_every_module_can_be_the_first_after_theirs(theirs):
     """Whatever of the project a notebook imports first, it finds ours. (Of `datasets` itself it can import nothing.)"""
     modules = [name for name in MODULES if name.split(".")[0] != "datasets"]

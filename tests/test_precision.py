@@ -12,6 +12,7 @@ from datasets.sonnets import lines_of
 from decoding.template import Lexicon, load_tagger
 from decoding.writer import SonnetWriter
 from models.sonnet_gpt import SonnetGPT
+from tests.helpers import mostly_slow
 from training.assembly import HALF, assemble
 
 POEM = "\n".join(f"bee {('no', 'yes', 'eye')[line % 3]}," for line in range(14))
@@ -27,7 +28,7 @@ DECODERS = {
 }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", mostly_slow(["bf16", "fp32", "fp16"]))
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method or "full")
 def test_every_method_with_every_decoder(model_folder, method, precision):
     """A step's loss and gradients under autocast, then texts from the model cast as the script casts it."""

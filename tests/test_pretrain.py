@@ -20,7 +20,7 @@ from datasets.corpus import Corpus, PackedBatches, TokenFile, held_out_batches
 from datasets.paraphrase import PROMPT, load_paraphrase_data
 from errors import UserError
 from models.gpt2 import GPT2Model
-from tests.helpers import CONTEXT, VOCAB
+from tests.helpers import CONTEXT, VOCAB, mostly_slow
 from tests.inputs import write_pairs
 from tests.tiny import forget_accelerate_state
 
@@ -128,7 +128,7 @@ def stop_within_epoch(patch, stopped):
     patch.setattr(PackedBatches, "epoch", epoch)
 
 
-@pytest.mark.parametrize("where", ["in the middle of an epoch", "before the corpus was ready"])
+@pytest.mark.parametrize("where", mostly_slow(["in the middle of an epoch", "before the corpus was ready"]))
 def test_a_stopped_run_goes_on_to_the_same_result(finished, corpus_folder, tmp_path, monkeypatch, where):
     def stop(*arguments, **options):
         raise Stop
@@ -174,6 +174,7 @@ def test_pairs_are_learned_in_the_tasks_own_prompt(corpus_folder, pairs_file, tm
     assert (tmp_path / "run/model/model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_guided_run_goes_on_to_the_same_result(corpus_folder, pairs_file, tmp_path, monkeypatch):
     flags = f"--pairs {pairs_file} --guidance 1 --answer_weight 3 --steps 6"
     run(corpus_folder, tmp_path / "whole", flags)
@@ -244,7 +245,7 @@ def test_an_unreadable_file_is_named(corpus_folder, monkeypatch):
         list(Corpus(corpus_folder).documents("train"))
 
 
-@pytest.mark.parametrize("bytes_allowed", [20_000, 150_000, 400_000])
+@pytest.mark.parametrize("bytes_allowed", mostly_slow([150_000, 20_000, 400_000]))
 def test_a_disk_that_fills_up_is_told_in_one_line(corpus_folder, tmp_path, bytes_allowed):
     """A limit on file sizes stands for the full disk: it stops the tokenizer's files, the tokens or the weights."""
     flags = f"--corpus {corpus_folder} {SHAPE} {STEPS} --run_dir {tmp_path / 'run'}"

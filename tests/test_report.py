@@ -178,6 +178,7 @@ def test_alignment_is_what_aligned_pooling_compares(writer_model, mini_tokenizer
         assert all(cosine > 0.9 for _, _, cosine in again)
 
 
+@pytest.mark.slow
 def test_pairs_and_reviews(pair_flags, review_flags, capsys):
     run(paraphrase_detection, [*pair_flags, "--pooling", "attention", "--head", "linear", "--run_dir", "pairs"])
     run(classifier, [*review_flags, "--run_dir", "reviews"])
@@ -189,6 +190,7 @@ def test_pairs_and_reviews(pair_flags, review_flags, capsys):
     assert "The first 5 dev rows in fp32" in text
 
 
+@pytest.mark.slow
 def test_without_its_data_a_run_still_has_a_page(sonnet_flags, tmp_path):
     run(sonnet_generation, [*sonnet_flags, "--lora", "--run_dir", "run"])
     (tmp_path / "gold.txt").unlink()
@@ -196,6 +198,7 @@ def test_without_its_data_a_run_still_has_a_page(sonnet_flags, tmp_path):
     assert "Left out: gold.txt does not exist" in text and "Attention of run" in page.headings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", TUNING_METHODS)
 def test_every_method_has_a_page(sonnet_flags, method):
     run(

@@ -11,6 +11,7 @@ from config import SonnetSettings, TrainingSettings
 from errors import Diverged, UserError
 from models.sonnet_gpt import language_model_loss
 from tests import small_run
+from tests.helpers import mostly_slow
 from tests.small_run import BASE, SETTINGS, SHORT, contents
 from training.loop import TrainingLoop, learning_rate_factor
 from training.runs import Run, fingerprint
@@ -34,7 +35,7 @@ def stopping(at):
     return after_step
 
 
-@pytest.mark.parametrize("minutes", [0, 1e-9], ids=["epochs only", "every step"])
+@pytest.mark.parametrize("minutes", mostly_slow([0, 1e-9]), ids=["epochs only", "every step"])
 def test_a_run_killed_at_every_step_ends_where_the_unbroken_one_does(train, tmp_path, minutes):
     """Killed at step 1, gone on with, killed at step 2, ...: data order, dropout, optimizer, metrics, byte for byte."""
     whole = contents(train("whole", save_minutes=minutes))
@@ -97,7 +98,7 @@ FILES = ("last/model.safetensors", "last/optimizer.safetensors", "last/random.sa
 FILES += ("last/metrics.json", "last/manifest.json", "best/model.safetensors", "best/score.json", "best/manifest.json")
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("damage", mostly_slow(DAMAGES))
 def test_damage_of_any_file_of_a_state_is_said_and_the_state_before_is_taken(train, tmp_path, capsys, damage):
     whole = contents(train("whole"))
     with pytest.raises(Stop):

@@ -14,12 +14,15 @@ from safetensors.torch import load_file
 import paraphrase_detection
 import sonnet_generation
 from config import TUNING_METHODS
+from tests.helpers import mostly_slow
 from tests.inputs import ROOT, check_prediction_file, run, without, write_pairs
 from training.runs import Run
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("method", [*TUNING_METHODS, "ptuning --ptuning_encoder lstm"])
+@pytest.mark.parametrize("precision", mostly_slow(["fp32", "bf16", "fp16"]))
+@pytest.mark.parametrize(
+    "method", mostly_slow(["lora", *{*TUNING_METHODS} - {"lora"}, "ptuning --ptuning_encoder lstm"])
+)
 def test_every_method_goes_through_both_scripts_and_back(sonnet_flags, pair_flags, tmp_path, method, precision):
     """Trained, generated with, kept, and loaded again to the same predictions."""
     for script, flags, file in (

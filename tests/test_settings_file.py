@@ -162,6 +162,7 @@ def test_typed_flags_win(recipe):
         parse("--lr -1")
 
 
+@pytest.mark.slow
 def test_files_meet_checkpoints_and_resumed_runs_as_typed_flags_do(recipe, sonnet_flags, tmp_path):
     flags = [*sonnet_flags, "--lora", "--lora_rank", "2", "--run_dir", "run"]
     run(sonnet_generation, flags)
@@ -200,6 +201,7 @@ def test_the_settings_of_a_run_make_the_same_run_again(sonnet_flags, tmp_path):
         run(paraphrase_detection, ["--settings", "run/settings.json"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
 def test_every_experiment_runs(path, sonnet_flags, pair_flags, tmp_path):
     """Its first lines say what it reproduces and the command; that script takes it, here for one epoch."""

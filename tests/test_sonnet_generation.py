@@ -7,10 +7,13 @@ import pytest
 
 import sonnet_generation
 from datasets import load_sonnets
+from tests.helpers import mostly_slow
 from tests.inputs import check_sonnet_file, run, without
 
 
-@pytest.mark.parametrize("method", ["", "--lora", "--adapter", "--lora --adapter --adapter_placement pfeiffer"])
+@pytest.mark.parametrize(
+    "method", mostly_slow(["", "--lora", "--adapter", "--lora --adapter --adapter_placement pfeiffer"])
+)
 def test_sonnets_from_training_to_the_file(sonnet_flags, tmp_path, capsys, method):
     run(sonnet_generation, sonnet_flags + method.split())
     out = capsys.readouterr().out

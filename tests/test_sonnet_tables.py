@@ -206,6 +206,7 @@ def test_real_sonnets_come_out_of_a_table_as_out_of_the_courses_file(real_data, 
     assert load_sonnets(table(["", "title", "sonnet"], rows, "Shakespeare_Sonnets_train.csv")) == expected
 
 
+@pytest.mark.slow
 def test_a_run_on_tables_equals_one_on_the_courses_layout(sonnet_flags, tmp_path, table):
     run(sonnet_generation, [*sonnet_flags, "--lora", "--precision", "fp32"])
     first = (tmp_path / "out/sonnets.txt").read_text()

@@ -7,7 +7,7 @@ import pytest
 from config import DecodingSettings
 from decoding.template_constraint import TemplateConstraint, TemplateWords, build_trie
 from errors import UserError
-from tests.helpers import MINI_END, MINI_VOCABULARY
+from tests.helpers import MINI_END, MINI_VOCABULARY, mostly_slow
 from tests.writing import write
 
 
@@ -62,7 +62,7 @@ def test_exactly_the_texts_of_a_template_are_allowed(budget):
 
 
 @pytest.mark.parametrize("rows", [8, pytest.param(200, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("tag_set", ["penn", "universal", "content", "word"])
+@pytest.mark.parametrize("tag_set", mostly_slow(["penn", "universal", "content", "word"]))
 def test_sampled_lines_fit_their_templates(writer_model, mini_tokenizer, lexicon, tag_set, rows):
     prompt = mini_tokenizer.encode("Shall I compare thee to a summer's day?\n").ids
     lines = [11] * rows

@@ -45,6 +45,7 @@ def recorder(monkeypatch):
     Recorder.made.clear()
 
 
+@pytest.mark.slow
 def test_every_line_of_metrics_reaches_the_tracker(sonnet_flags, tmp_path, recorder):
     run(sonnet_generation, [*sonnet_flags, "--run_dir", "run", "--log_with", "tensorboard", "--lora"])
     (made,) = Recorder.made

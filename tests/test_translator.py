@@ -13,6 +13,7 @@ from decoding.sampling import row_streams
 from decoding.steps import TransformerSteps
 from decoding.translator import Translator
 from models.transformer import Transformer
+from tests.helpers import mostly_slow
 
 END = 6
 
@@ -59,7 +60,7 @@ def test_greedy_equals_the_plain_loop(model):
         assert found == target[1:]
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.0])
+@pytest.mark.parametrize("penalty", mostly_slow([1.0, 0.0]))
 def test_many_beams_find_the_best_of_all_texts(model, penalty):
     """Three tokens at most: with as many beams as there are texts, the search is complete."""
     ids, mask = sources()

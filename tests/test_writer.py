@@ -12,6 +12,7 @@ from decoding.template import Lexicon, load_tagger
 from decoding.writer import SonnetWriter, lines_to_write
 from errors import UserError
 from evaluation import chrf
+from tests.helpers import mostly_slow
 from tests.inputs import check_sonnet_file, run, sonnet, without
 
 PROMPTS = [sonnet(number, lines=3) for number in range(5)]
@@ -78,7 +79,9 @@ def test_lines_to_write():
     assert lines_to_write(sonnet(1, lines=3)) == 11 and lines_to_write(sonnet(1, lines=14)) == 1
 
 
-@pytest.mark.parametrize("form", ["sample --form sonnet --num_samples 2", "greedy --form sonnet", "beam --form sonnet"])
+@pytest.mark.parametrize(
+    "form", mostly_slow(["greedy --form sonnet", "sample --form sonnet --num_samples 2", "beam --form sonnet"])
+)
 def test_forms_from_the_shell(sonnet_flags, tmp_path, capsys, form):
     pytest.importorskip("pronouncing")
     flags = [
@@ -99,6 +102,7 @@ def test_forms_from_the_shell(sonnet_flags, tmp_path, capsys, form):
         assert {row["prompt"] for row in rows} == {0, 1, 2} and all(row["score"] <= 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_templates_from_the_shell(sonnet_flags, tmp_path, capsys):
     pytest.importorskip("textblob")
     flags = [
@@ -148,6 +152,7 @@ def test_flags_that_cannot_be_meant(sonnet_flags, flags, message):
         run(sonnet_generation, [*without(sonnet_flags, "--score_seeds"), *flags.split()])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_may_be_decoded_otherwise(sonnet_flags, tmp_path):
     run(sonnet_generation, [*without(sonnet_flags, "--epochs"), "--epochs", "1", "--run_dir", "run"])
     run(sonnet_generation, ["--resume", "--run_dir", "run", "--epochs", "2", "--decode", "beam", "--beams", "2"])
