@@ -1,5 +1,6 @@
 """Fixtures: tiny random GPT-2s made by transformers, a synthetic tokenizer, and the real course data where present."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -12,13 +13,14 @@ import torch
 import transformers
 from tokenizers import pre_tokenizers
 
+import sonnet_generation
 import training.assembly
 from datasets import load_tokenizer
 from datasets.corpus import Corpus, prepare_corpus
 from decoding.template import Lexicon, load_tagger
 from models.gpt2 import GPT2Model
 from tests.helpers import CONTEXT, LINES, MINI, MINI_END, MINI_VOCABULARY, VOCAB, WORDS, prose
-from tests.inputs import write_pairs, write_sentiment, write_sonnets
+from tests.inputs import run, sonnet_inputs, write_pairs, write_sentiment
 from tests.tiny import forget_accelerate_state, make_hugging_face_gpt2
 
 torch.set_num_threads(1)  # threads of several processes wait for one another on a loaded machine
@@ -151,13 +153,17 @@ def tokens_folder(tmp_path_factory, corpus_folder):
 @pytest.fixture
 def sonnet_flags(model_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_sonnets(tmp_path / "train.txt", range(1, 13))
-    write_sonnets(tmp_path / "prompts.txt", range(20, 23), lines=3)
-    write_sonnets(tmp_path / "gold.txt", range(30, 34))
-    return (
-        f"--model_path {model_folder} --sonnet_path train.txt --held_out_sonnet_path prompts.txt --epochs 2 --lr 1e-3 "
-        "--gold_sonnet_path gold.txt --max_new_tokens 40 --score_seeds 2 --sonnet_out out/sonnets.txt"
-    ).split()
+    return sonnet_inputs(tmp_path, model_folder)
+
+
+@pytest.fixture(scope="session")
+def lora_run(tmp_path_factory, model_folder):
+    """The folder of a run of the sonnets with LoRA, as `sonnet_flags` has it made; to be copied, not to be changed."""
+    folder = tmp_path_factory.mktemp("lora")
+    with contextlib.chdir(folder):
+        run(sonnet_generation, [*sonnet_inputs(folder, model_folder), "--lora", "--run_dir", "run"])
+    forget_accelerate_state()
+    return folder / "run"
 
 
 @pytest.fixture

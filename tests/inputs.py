@@ -28,6 +28,17 @@ def write_sonnets(path, numbers, lines=14):
     path.write_text("A header\n" + blocks, encoding="utf-8")
 
 
+def sonnet_inputs(folder, model_folder):
+    """The flags of a training on files that are written into a folder, which is to be the current one."""
+    write_sonnets(folder / "train.txt", range(1, 13))
+    write_sonnets(folder / "prompts.txt", range(20, 23), lines=3)
+    write_sonnets(folder / "gold.txt", range(30, 34))
+    return (
+        f"--model_path {model_folder} --sonnet_path train.txt --held_out_sonnet_path prompts.txt --epochs 2 --lr 1e-3 "
+        "--gold_sonnet_path gold.txt --max_new_tokens 40 --score_seeds 2 --sonnet_out out/sonnets.txt"
+    ).split()
+
+
 def write_pairs(path, number, labelled=True):
     lines = ["\tid\tsentence1\tsentence2" + ("\tis_duplicate" if labelled else "")]
     for row in range(number):

@@ -14,6 +14,7 @@ from cli.flags import parse_flags
 from cli.script import run_script
 from config import ParaphraseSettings, SonnetSettings
 from files import where_it_may_be
+from tests.helpers import mostly_slow
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = {"sonnet": (sonnet_generation, SonnetSettings), "paraphrase": (paraphrase_detection, ParaphraseSettings)}
@@ -231,7 +232,7 @@ FIRST_FILES = {
 }
 
 
-@pytest.mark.parametrize("script", FIRST_FILES)
+@pytest.mark.parametrize("script", mostly_slow(FIRST_FILES))
 def test_the_real_script_exits_with_2_and_one_line(tmp_path, monkeypatch, script):
     """With all imports and libraries, whose warnings would be further lines."""
     monkeypatch.chdir(tmp_path)  # which the advice depends on

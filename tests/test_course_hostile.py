@@ -19,7 +19,7 @@ def launcher():
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("while True: pass", "an endless loop?"),
+        pytest.param("while True: pass", "an endless loop?", marks=pytest.mark.slow),  # it is waited for
         ("import os; os._exit(0)", "ended with code 0"),
         ("import sys; sys.exit(0)", "SystemExit"),
         ("import os, signal; os.kill(0, signal.SIGKILL)", "signal 9"),

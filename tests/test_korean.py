@@ -31,7 +31,7 @@ from files import check_writable, read_text, write_text
 from handin.checks import check_sonnets, load_input, read_hand_in
 from models.gpt2 import GPT2Model
 from reporting.plots import curves
-from tests.helpers import MINI
+from tests.helpers import MINI, mostly_slow
 from tests.inputs import ROOT, run
 from tests.pages import differences, sections_of, slug
 
@@ -261,7 +261,7 @@ SCRIPTS = {
 
 
 @CONSOLES
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__)
+@pytest.mark.parametrize("script", mostly_slow(SCRIPTS), ids=lambda script: script.__name__)
 def test_the_scripts_run_on_korean_files_and_consoles(script, encoding, model_folder, tmp_path, monkeypatch):
     """Data, names and the run's folder are Korean, a terminal's bars are drawn, and nothing ends in a traceback."""
     monkeypatch.chdir(tmp_path)

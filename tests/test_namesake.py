@@ -73,10 +73,12 @@ def test_theirs_is_imported_first(theirs):
     run(f"import datasets\n{OURS_LAST_ON_THE_PATH}{OURS_WORKS}{THEIRS_WORKS}{NOTHING_ELSE}", theirs)
 
 
+@pytest.mark.slow
 def test_ours_is_imported_first(theirs):
     run(f"{OURS_WORKS}{THEIRS_WORKS}{NOTHING_ELSE}{OURS_WORKS}", ROOT, theirs)
 
 
+@pytest.mark.slow
 def test_theirs_is_only_found_first(theirs):
     run(f"{OURS_LAST_ON_THE_PATH}{OURS_WORKS}{THEIRS_WORKS}{NOTHING_ELSE}", theirs)
 
@@ -86,6 +88,7 @@ def test_a_module_of_theirs_is_the_first_thing_asked_for(theirs):
     run(f"import datasets.sonnets\n{THEIRS_WORKS}", ROOT, theirs)
 
 
+@pytest.mark.slow
 def test_theirs_is_read_only_when_something_of_it_is_asked_for(theirs):
     run(f"{OURS_WORKS}import sys; assert not [name for name in sys.modules if 'datasets.load' in name]", ROOT, theirs)
 
@@ -107,6 +110,7 @@ for _ in range(2):
     run(f"{code}{OURS_WORKS}", ROOT, tmp_path)
 
 
+@pytest.mark.slow
 def test_alone_ours_is_an_ordinary_package():
     code = "import sys, datasets; assert not hasattr(datasets, 'Dataset') and '__getattr__' not in vars(datasets);"
     if importlib.util.find_spec("pyarrow"):  # Hugging Face's package is installed, so ours is not alone

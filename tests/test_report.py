@@ -218,8 +218,8 @@ def test_every_method_has_a_page(sonnet_flags, method):
         (["run", "--out", "run"], "run is a folder|cannot write|run"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_leaves_nothing(sonnet_flags, tmp_path, arguments, message):
-    run(sonnet_generation, [*sonnet_flags, "--lora", "--run_dir", "run"])
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(sonnet_flags, lora_run, tmp_path, arguments, message):
+    shutil.copytree(lora_run, "run")
     with pytest.raises(UserError, match=message):
         main(parse(arguments))
     assert not (tmp_path / "report.html").exists()

@@ -15,6 +15,7 @@ from cli.flags import parse_flags
 from config import TranslationSettings
 from errors import UserError
 from evaluation import bleu, translation_floors
+from tests.helpers import mostly_slow
 from tests.inputs import ROOT, without
 from tests.tiny import forget_accelerate_state
 
@@ -39,7 +40,7 @@ def run(flags):
     translation.main(*parse_flags(TranslationSettings, flags))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", mostly_slow(["fp32", "bf16", "fp16"]))
 @pytest.mark.parametrize("model", ["base", "parallel --layer_teacher_forcing 0.5"])
 def test_trains_translates_and_comes_back(flags, tmp_path, model, precision, capsys):
     flags = [*without(flags, "--precision"), "--precision", precision]
@@ -66,6 +67,7 @@ def test_sentences_without_translations_are_translated(flags, tmp_path, capsys):
     assert "2 sentences without translations" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_result(flags, tmp_path, monkeypatch):
     flags = [*flags, "--save_minutes", "1e-9"]
     run([*flags, "--run_dir", "whole"])

@@ -31,14 +31,16 @@ def writer(gpt2, folder, batch_size=32, **settings):
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {},
-        {"num_samples": 3, "form": "sonnet"},
-        {"decode": "mbr", "num_samples": 4},
-        {"decode": "template"},
-        {"decode": "beam", "beams": 3, "form": "sonnet"},
-        {"decode": "greedy"},
-    ],
+    mostly_slow(
+        [
+            {"num_samples": 3, "form": "sonnet"},
+            {"decode": "mbr", "num_samples": 4},
+            {"decode": "template"},
+            {"decode": "beam", "beams": 3, "form": "sonnet"},
+            {"decode": "greedy"},
+            {},
+        ]
+    ),
     ids=str,
 )
 def test_the_same_text_at_any_batch_size(gpt2, model_folder, settings):
