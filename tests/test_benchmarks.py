@@ -6,10 +6,11 @@ import pytest
 import torch
 import transformers
 
-from benchmarks.bench import parts, row_of
+from benchmarks.bench import parts, row_of, starts
 from benchmarks.held_out import nats_a_byte
 from benchmarks.peers import FusedGPT2
 from benchmarks.rounds import report
+from benchmarks.start import PROGRAMS
 from models.sonnet_gpt import SonnetGPT
 from tests.helpers import MINI
 from tests.tuned import INPUT_IDS
@@ -46,6 +47,18 @@ def test_all_kinds_of_work_are_timed(compiled):
     found = parts("bf16", 2, compiled)
     assert len(found) == 6 and all(arguments[0].startswith("benchmarks.") for arguments in found.values())
     assert sum("--compile" in arguments for arguments in found.values()) == 4 * compiled
+    assert [arguments[-1] for arguments in starts(2).values()] == ["full", "LoRA"]
+
+
+def test_a_start_that_is_timed_leaves_a_model_to_train(model_folder):
+    """The programs of both sides, run here: what they end with trains what it says."""
+    found = {}
+    for name, code in PROGRAMS.items():
+        space = {"FOLDER": str(model_folder)}
+        exec(code, space)
+        found[name] = sum(p.numel() for group in space["optimizer"].param_groups for p in group["params"])
+    assert found["ours, full"] == found["transformers, full"] > 10**5
+    assert found["ours, LoRA"] == found["transformers + peft, LoRA"] == 3456
 
 
 def test_nats_a_byte_are_those_of_transformers_whatever_the_window_covers():
