@@ -20,9 +20,7 @@ from training.runs import Run
 
 
 @pytest.mark.parametrize("precision", mostly_slow(["fp32", "bf16", "fp16"]))
-@pytest.mark.parametrize(
-    "method", mostly_slow(["lora", *{*TUNING_METHODS} - {"lora"}, "ptuning --ptuning_encoder lstm"])
-)
+@pytest.mark.parametrize("method", mostly_slow([*TUNING_METHODS, "ptuning --ptuning_encoder lstm"]))
 def test_every_method_goes_through_both_scripts_and_back(sonnet_flags, pair_flags, tmp_path, method, precision):
     """Trained, generated with, kept, and loaded again to the same predictions."""
     for script, flags, file in (
