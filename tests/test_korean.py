@@ -285,15 +285,15 @@ def test_the_scripts_run_on_korean_files_and_consoles(script, encoding, model_fo
 def test_half_letters_that_a_model_writes_can_be_shown_written_and_read_again(encoding, tmp_path):
     """The mini model has read English: after Korean it puts bytes together that are no letters."""
     prompt = head_of(POEM)
-    settings = DecodingSettings(temperature=5.0, top_p=1.0, max_new_tokens=60)
-    writer = SonnetWriter(GPT2Model.from_pretrained(MINI).eval(), load_tokenizer(MINI), settings, batch_size=4)
-    texts = [best.text for best, *_ in writer.write([prompt] * 4, seed=0)]
+    settings = DecodingSettings(temperature=50.0, top_p=1.0, max_new_tokens=100)
+    writer = SonnetWriter(GPT2Model.from_pretrained(MINI).eval(), load_tokenizer(MINI), settings, batch_size=8)
+    texts = [best.text for best, *_ in writer.write([prompt] * 8, seed=0)]
     assert "\ufffd" in "".join(texts)
     with console(encoding) as (out, _):
         run_script(say, "\n".join(texts))
     assert "?" in out.shown()
     write_text(tmp_path / "소네트.txt", format_sonnets(texts))
-    assert check_sonnets(tmp_path / "소네트.txt", [prompt] * 4) == texts
+    assert check_sonnets(tmp_path / "소네트.txt", [prompt] * 8) == texts
 
 
 @pytest.mark.slow
@@ -382,7 +382,7 @@ def test_links_lead_somewhere(name):
 @pytest.mark.parametrize(
     "before, after, section, said",
     [
-        ("0.6300", "0.6400", "처음 실행하기", ": 'pairs: dev accuracy  "),
+        ("0.6650", "0.6400", "처음 실행하기", ": 'pairs: dev accuracy  "),
         ("--lora --lr 3e-3 --epochs 8", "--lora --lr 3e-3 --epochs 9", "감성 분석", "code, line "),
         ("약 1.3 MB", "약 1.4 MB", "처음 실행하기", "figures: '1.4' not in the English (line "),
         ("| 0.72 |", "| 0.7 |", "속도", "figures: '0.72' missing (English line "),

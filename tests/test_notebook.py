@@ -108,8 +108,8 @@ def test_it_runs_from_the_first_cell_to_the_last(tmp_path):
 
     said = {cell.id: printed(cell) for cell in notebook.cells if cell.cell_type == "code"}
     assert "nothing, all packages were there" in said["packages"]
-    assert "5,518,848 parameters" in said["load"] and "largest change of a logit: 0.0\n" in said["lora"]
-    assert "147,456 of 5,666,304" in said["count"]
+    assert "7,160,576 parameters" in said["load"] and "largest change of a logit: 0.0\n" in said["lora"]
+    assert "184,320 of 7,344,896" in said["count"]
     before, after = map(float, re.search(r"dev loss ([\d.]+) \(before training ([\d.]+)\)", said["train"]).groups())
     assert before < after  # the loss fell
     assert "You left the car seat set for longer legs." in said["write"]

@@ -1,7 +1,10 @@
 """The best of several samples against transformers and counts by hand."""
 
+import random
+
 import pytest
 import torch
+from sacrebleu.metrics import CHRF
 
 from decoding.reranking import mean_chrf_against_others, mean_log_probabilities
 from evaluation import chrf
@@ -23,3 +26,13 @@ def test_mean_chrf_against_others_by_hand():
     expected = [sum(chrf([a], [b]) for j, b in enumerate(texts) if j != i) / 3 for i, a in enumerate(texts)]
     assert mean_chrf_against_others(texts) == pytest.approx(expected)
     assert mean_chrf_against_others(["alone"]) == [0]
+
+
+def test_mean_chrf_against_others_is_sacrebleus():
+    draw, metric = random.Random(0), CHRF()
+    for _ in range(100):  # short texts of few letters: orders that one has and the other has not, nothing in common
+        texts = ["".join(draw.choices("abé \n", k=draw.choice([0, 1, 3, 7, 40]))) for _ in range(draw.randint(2, 6))]
+        for place, (text, found) in enumerate(zip(texts, mean_chrf_against_others(texts), strict=True)):
+            others = texts[:place] + texts[place + 1 :]
+            expected = sum(metric.sentence_score(text, [other]).score for other in others) / len(others)
+            assert found == pytest.approx(expected, abs=1e-9)
