@@ -61,7 +61,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a folder in Hugging Face layout (default: GPT-2 small, random weights)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="part of the names: full or LoRA")
+    parser.add_argument(
+        "--only", default="", choices=("full", "LoRA"), help="one of the two comparisons (default: both)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
