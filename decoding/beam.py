@@ -49,7 +49,8 @@ def beam_search(steps, prompts, rules, progress=None):
     text so far. rules: Rules, with settings: beams (K), length_penalty, the filters (temperature and top-p mean nothing
     here), and early_stopping: "true" ends a search with its K-th finished text; "false" when the best running beam,
     divided by its length now, is no better than the worst finished one; "never" only when it could not become better.
-    What a constraint forbids is struck, the probabilities of the rest stay what they were. progress: as in `generate`.
+    What a constraint forbids is struck (or moved, where it says so), the probabilities of the rest stay what they were.
+    progress: as in `generate`.
     """
     beams, limit = rules.settings.beams, steps.limit
     steps.select(torch.arange(len(prompts)).repeat_interleave(beams))

@@ -18,6 +18,14 @@ class Constraint(Protocol):
     def allowed(self, state):
         """A boolean (V,) tensor, on the CPU: the tokens that may come next. Never empty, unless the text is done."""
 
+    def moved(self, state):
+        """(tokens, a boolean (V,) tensor; token): forbidden tokens whose probability an allowed one gets; or None.
+
+        For what is forbidden here only because something has to come first: what the model would write next then says
+        how likely that is. All else that is forbidden is struck.
+        """
+        return None
+
     def advance(self, state, token):
         """The state after the token, which must have been an allowed one."""
 
@@ -25,20 +33,33 @@ class Constraint(Protocol):
         """Whether the text is complete."""
 
 
-def constrain(scores, constraint, states, unfiltered=None):
+def constrain(scores, constraint, states, unfiltered=None, temperature=1.0):
     """(B, V) scores with -inf at every token that a row's state does not allow; a state of None allows all.
 
+    scores: logits or log-probabilities. temperature: what they will be divided by (0: the best one will be taken);
+    probabilities that a constraint moves add up as they are then.
     unfiltered: the scores before other filters; a row takes them where those left none of its allowed tokens.
     """
-    everything = torch.ones(scores.size(-1), dtype=torch.bool)
-    masks = [everything if state is None else constraint.allowed(state) for state in states]
-    allowed = torch.stack(masks).to(scores.device)
-    constrained = scores.masked_fill(~allowed, float("-inf"))
+    constrained = _struck(scores, constraint, states, temperature)
     if unfiltered is not None:
         emptied = constrained.isneginf().all(dim=-1)
         if emptied.any():
-            constrained[emptied] = unfiltered[emptied].float().masked_fill(~allowed[emptied], float("-inf"))
+            theirs = [state for state, empty in zip(states, emptied.tolist(), strict=True) if empty]
+            constrained[emptied] = _struck(unfiltered[emptied].float(), constraint, theirs, temperature)
     return constrained
+
+
+def _struck(scores, constraint, states, temperature):
+    everything = torch.ones(scores.size(-1), dtype=torch.bool)
+    masks = [everything if state is None else constraint.allowed(state) for state in states]
+    struck = scores.masked_fill(~torch.stack(masks).to(scores.device), float("-inf"))
+    for row, state in enumerate(states):
+        if state is not None and (moved := constraint.moved(state)):
+            tokens, target = moved
+            together = torch.cat([scores[row, target : target + 1], scores[row, tokens.to(scores.device)]])
+            total = temperature * (together / temperature).logsumexp(dim=0) if temperature else together.max()
+            struck[row, target] = total
+    return struck
 
 
 def token_texts(tokenizer, vocab_size):

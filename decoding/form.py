@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 import torch
 
-from decoding.constraint import token_texts
+from decoding.constraint import Constraint, token_texts
 from errors import UserError
 
 # The lines of Shakespeare's sonnets have 28 to 60 characters. A line cannot end before MIN_CHARS; from END_CHARS on no
-# further word begins; at MAX_CHARS it ends even within a word.
+# further word begins, the next one begins the next line; at MAX_CHARS a line ends even within a word.
 MIN_CHARS, END_CHARS, MAX_CHARS = 25, 52, 66
 
 
@@ -37,7 +37,9 @@ class LineTokens:
         self.end_of_text = end_of_text
         self.lengths = [len(text) for text in texts]
         self.is_text = torch.tensor([_is_text(text) for text in texts])
-        self.starts_word = torch.tensor([text[:1].isspace() for text in texts])
+        self.ends_word = torch.tensor([text[:1].isspace() for text in texts])  # begins another, or ends the line
+        if end_of_text is not None:
+            self.ends_word[end_of_text] = True
         begins_line = re.compile(r"[\"'\u201c\u2018(]?\w|[\"'\u201c\u2018]$")
         self.starts_line = torch.tensor([bool(begins_line.match(text)) for text in texts])
         self.token_lengths = torch.tensor(self.lengths)
@@ -56,7 +58,7 @@ class LineTokens:
         if chars == 0:
             return mask & self.starts_line
         if chars >= END_CHARS:
-            mask &= ~self.starts_word
+            mask &= ~self.ends_word
         if must_end or room <= 0:
             mask = torch.zeros_like(mask)
         if must_end or chars >= MIN_CHARS:
@@ -66,12 +68,13 @@ class LineTokens:
         return mask
 
 
-class SonnetForm:
+class SonnetForm(Constraint):
     """A Constraint under which prompt `index` gets exactly lines[index] further lines. tokens: LineTokens.
 
     The tokens are shared out evenly among the lines to come, so that they always suffice. A line that has used up its
-    share must end: then, and only then, it may be shorter than MIN_CHARS. Raises UserError (from start) if there are
-    fewer than two tokens a line.
+    share must end: then, and only then, it may be shorter than MIN_CHARS. Where no further word may begin, a line ends
+    with the probability that one would: struck alone, those words would leave it to pieces of words, which are rare
+    there, to be glued to the last one. Raises UserError (from start) if there are fewer than two tokens a line.
     """
 
     def __init__(self, tokens, lines):
@@ -87,6 +90,11 @@ class SonnetForm:
 
     def allowed(self, state):
         return self.tokens.mask(state.chars, state.line_tokens == 1, state.lines == 1)
+
+    def moved(self, state):
+        if state.chars < END_CHARS or state.line_tokens == 1:
+            return None
+        return self.tokens.ends_word & ~self.allowed(state), self.tokens.newline
 
     def advance(self, state, token):
         tokens = state.tokens - 1

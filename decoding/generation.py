@@ -28,7 +28,7 @@ def generate(steps, prompts, rules, streams, progress=None, on_select=None):
     for step in range(steps.limit):
         histories = (prompts[index] + outputs[index] for index in active)
         now = [states[index] if index not in finished else None for index in active]
-        logits = rules.admissible(steps.logits, histories, now)
+        logits = rules.admissible(steps.logits, histories, now, rules.settings.temperature)
         drawn = sample(logits, [streams[index] for index in active], rules.settings)
         growing = [(index, token) for index, token in zip(active, drawn.tolist(), strict=True) if index not in finished]
         for index, token in growing:

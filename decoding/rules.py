@@ -28,14 +28,16 @@ class Rules:
         """The state of the constraint before the first of at most `budget` new tokens of prompt `index`."""
         return None if self.constraint is None else self.constraint.start(index, budget)
 
-    def admissible(self, scores, histories, states):
+    def admissible(self, scores, histories, states, temperature=1.0):
         """(B, V) logits or log-probabilities after all that depends on the text so far: filters, then constraint.
 
         histories: the rows' token ids, iterated over only if a filter wants them. states: the rows' states; None allows
-        everything.
+        everything. temperature: as for `constrain`.
         """
         filtered = filter_logits(scores, histories, self.settings) if needs_history(self.settings) else scores
-        return filtered if self.constraint is None else constrain(filtered, self.constraint, states, scores)
+        if self.constraint is None:
+            return filtered
+        return constrain(filtered, self.constraint, states, scores, temperature)
 
     def advance(self, index, ids, state):
         """(the state after the last of the new ids of prompt `index`, whether the text ends with it)."""

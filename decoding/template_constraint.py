@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from decoding.constraint import Constraint
 from decoding.template import LINE_END, TEXT_END, parse_template
 from errors import UserError
 
@@ -105,7 +106,7 @@ class TemplateWords:
         return self.next_tokens[id(node), room]
 
 
-class TemplateConstraint:
+class TemplateConstraint(Constraint):
     """A Constraint under which prompt `index` gets lines[index] lines, each to a template of its own.
 
     words: TemplateWords. seeds: for each prompt what its templates are drawn with; `chosen` tells which they were.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from config import DecodingSettings
-from decoding.constraint import constrain, token_texts
+from decoding.constraint import Constraint, constrain, token_texts
 from errors import UserError
 from models.gpt2 import GPT2Model
 from tests.helpers import MINI_VOCABULARY
@@ -14,7 +14,7 @@ from tests.tiny import make_hugging_face_gpt2
 from tests.writing import search, some_prompts, write
 
 
-class Alternating:
+class Alternating(Constraint):
     """A toy constraint: even and odd tokens in turn, six of them. The state is the number of tokens."""
 
     size = 30
@@ -76,6 +76,31 @@ def test_a_row_that_filters_leave_nothing_takes_the_unfiltered_scores():
     assert constrained[0, 1::2].isneginf().all()
     assert constrained[1].isfinite().nonzero().tolist() == [[3]]
     assert constrain(scores, Alternating(), [None, None]).equal(scores)
+
+
+class Moving(Alternating):
+    """At odd places the even tokens above 10 are not struck: token 3 gets their probability."""
+
+    def moved(self, state):
+        return ((torch.arange(30) % 2 == 0) & (torch.arange(30) > 10), 3) if state % 2 else None
+
+
+@pytest.mark.parametrize("shift", [0.0, 7.5])  # log-probabilities, logits
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 1.2, 0.0])
+def test_what_is_moved_adds_up_as_probabilities_do(shift, temperature):
+    scores = torch.randn(3, 30).log_softmax(-1)
+    expected = (scores / (temperature or 1.0)).exp()
+    moved = expected[:2, 12::2]
+    if temperature:
+        expected[:2, 3] += moved.sum(-1)
+    else:
+        expected[:2, 3] = torch.maximum(expected[:2, 3], moved.amax(-1))
+    expected[:2, ::2] = 0
+    expected[2, 1::2] = 0
+    for filtered in (None, torch.full_like(scores, float("-inf"))):  # the scores themselves, or what is fallen back on
+        given = (scores + shift,) if filtered is None else (filtered, scores + shift)
+        found = constrain(given[0], Moving(), [1, 3, 2], *given[1:], temperature=temperature) - shift
+        torch.testing.assert_close((found / (temperature or 1.0)).exp(), expected, atol=1e-6, rtol=1e-6)
 
 
 def test_damaged_weights_are_said_and_do_not_hang(gpt2):

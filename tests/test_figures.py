@@ -33,8 +33,11 @@ def test_a_run_says_all_that_a_report_needs(sonnet_flags, tmp_path, capsys):
     assert facts["peak memory"] > 2**27 and facts["best epoch"] in (1, 2)
     for line in ("learning rate", "machine", "code", "train loss", "training time", "trained parameters"):
         assert re.search(rf"^{line}  +\S", out, re.MULTILINE), line
-    run(sonnet_generation, [*without(sonnet_flags, "--epochs", "--lr"), "--checkpoint", "run"])
+    run(sonnet_generation, [*without(sonnet_flags, "--epochs", "--lr"), "--checkpoint", "run", "--seed", "5"])
     again = json.loads((tmp_path / "run/checkpoint-report.json").read_text())
+    of_training = ("learning rate", "rows a step", "processes", "seed")
+    assert [again["run"][name] for name in of_training] == [facts[name] for name in of_training]
+    assert "seed 11711\n" in (table := capsys.readouterr().out) and "predictions drawn with seed 5" in table
     assert again["run"]["final train loss"] == facts["final train loss"]
     assert json.loads((tmp_path / "run/report.json").read_text()) == report
 
@@ -87,5 +90,6 @@ def test_the_estimate_comes_once_and_then_a_line_a_minute(monkeypatch, capsys):
 def test_training_rows_for_a_try(sonnet_flags, capsys):
     settings, _ = parse_flags(SonnetSettings, ["--train_rows", "5"])
     assert settings.training.train_rows == 5
-    run(sonnet_generation, [*sonnet_flags, "--train_rows", "5", "--run_dir", "run"])
-    assert "5 of 12 training rows are used (--train_rows)" in capsys.readouterr().out
+    run(sonnet_generation, [*sonnet_flags, "--train_rows", "5", "--run_dir", "run", "--gradient_accumulation", "2"])
+    assert "5 of 12 training rows are used (--train_rows)" in (out := capsys.readouterr().out)
+    assert "16 rows a step" in out

@@ -1,5 +1,6 @@
 """What a report needs of a run: numbers for report.json, and the same as lines for the table at the end."""
 
+import dataclasses
 import datetime
 import subprocess
 import sys
@@ -17,23 +18,26 @@ ROOT = Path(__file__).resolve().parents[1]
 def record_of(session, model, best):
     """{name: value} of a run whose best epoch is in the model. best: {"epoch", "score"}.
 
-    Losses, seconds and epochs are those of all sittings, as metrics.jsonl has them.
+    Losses, seconds and epochs are those of all sittings, as metrics.jsonl has them. Of a run that only predicts the
+    rate, the batch and the seed are still those of its training; the machine and the code are the ones here.
     """
-    options, run, epochs = session.settings.training, session.run, session.run.epochs()
+    run, epochs = session.run, session.run.epochs()
+    options, processes = _trained_with(session)
     steps = [line for line in run.lines() if "step" in line]
     trained, total = count_parameters(model)
-    processes = session.accelerator.num_processes
     rows, tokens = getattr(options, "batch_size", None), getattr(options, "batch_tokens", None)
+    batches = options.gradient_accumulation * processes  # a step
     seconds = [epoch["seconds"] for epoch in epochs]
     return {
         "task": session.task,
         "run": str(run.folder),
         "learning rate": options.lr,
-        "rows a step": rows and rows * processes,
-        "tokens a step": tokens and tokens * processes,
+        "rows a step": rows and rows * batches,
+        "tokens a step": tokens and tokens * batches,
         "processes": processes,
         "seed": options.seed,
-        "precision": options.precision,
+        "prediction seed": session.settings.training.seed,
+        "precision": session.settings.training.precision,
         "device": device_name(session.accelerator.device),
         "torch": torch.__version__,
         "date": datetime.date.today().isoformat(),
@@ -55,6 +59,18 @@ def record_of(session, model, best):
     }
 
 
+def _trained_with(session):
+    """(settings, number of processes) that the run was trained with."""
+    options, processes = session.settings.training, session.accelerator.num_processes
+    if session.run.predicting:
+        record = session.run.record()
+        known = {field.name for field in dataclasses.fields(options)} & record["settings"]["training"].keys()
+        options = dataclasses.replace(options, **{name: record["settings"]["training"][name] for name in known})
+        [(what, alone)] = options.together(1).items()
+        processes = record.get("inputs", {}).get(what, alone) // alone
+    return options, processes
+
+
 def table_of(record):
     """The same as lines for the table: {name: text}."""
     batch = f"{record['rows a step']} rows" if record["rows a step"] else f"{record['tokens a step']} tokens"
@@ -69,6 +85,8 @@ def table_of(record):
         "best epoch": f"{record['best epoch']} of {record['epochs']}",
         "peak memory": f"{record['peak memory'] / 2**30:.2f} GiB",
     }
+    if record["prediction seed"] != record["seed"]:
+        lines["machine"] += f", predictions drawn with seed {record['prediction seed']}"
     if record["epochs"]:
         first, last = record["initial train loss"], record["final train loss"]
         lines["train loss"] = f"{first:.4f} in the first epoch, {last:.4f} in the last"
