@@ -34,7 +34,7 @@ def record_of(session, model, best):
         "learning rate": options.lr,
         "rows a step": rows and rows * batches,
         "tokens a step": tokens and tokens * batches,
-        "processes": processes,
+        "processes": session.accelerator.num_processes,
         "seed": options.seed,
         "prediction seed": session.settings.training.seed,
         "precision": session.settings.training.precision,
@@ -63,9 +63,9 @@ def _trained_with(session):
     """(settings, number of processes) that the run was trained with."""
     options, processes = session.settings.training, session.accelerator.num_processes
     if session.run.predicting:
-        record = session.run.record()
-        known = {field.name for field in dataclasses.fields(options)} & record["settings"]["training"].keys()
-        options = dataclasses.replace(options, **{name: record["settings"]["training"][name] for name in known})
+        record, names = session.run.record(), {field.name for field in dataclasses.fields(options)}
+        known = record["settings"].get("training", {})  # older versions kept less
+        options = dataclasses.replace(options, **{name: known[name] for name in names & known.keys()})
         [(what, alone)] = options.together(1).items()
         processes = record.get("inputs", {}).get(what, alone) // alone
     return options, processes
