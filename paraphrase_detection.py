@@ -29,8 +29,8 @@ from files import check_writable, write_text
 from handin.checks import check_answers, say_faults
 from models.paraphrase_gpt import ParaphraseGPT
 from training.assembly import assemble, load_trained, open_session
+from training.inputs import content_hash
 from training.processes import in_first_process, predict_rows
-from training.runs import content_hash
 
 TASK = "paraphrase_detection"
 

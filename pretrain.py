@@ -35,10 +35,10 @@ from models.gpt2 import GPT2Model
 from models.guided_gpt import GuidedGPT
 from models.sonnet_gpt import language_model_loss, summed_loss
 from training.assembly import load_trained, open_session
+from training.inputs import content_hash, fingerprint
 from training.loop import to_device
 from training.processes import in_first_process
 from training.randomness import seed_everything
-from training.runs import content_hash, fingerprint
 
 TASK = "pretrain"
 EVAL_TOKENS = 8192  # a batch, while measuring

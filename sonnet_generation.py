@@ -32,8 +32,8 @@ from handin.checks import check_sonnets, say_faults
 from models.sonnet_gpt import SonnetGPT, language_model_loss, summed_loss
 from modules.packed import has_int8
 from training.assembly import assemble, load_trained, open_session
+from training.inputs import content_hash
 from training.loop import to_device
-from training.runs import content_hash
 
 TASK = "sonnet_generation"
 KEPT_ASIDE = 0.1  # share of the training sonnets that stands in for a missing gold file

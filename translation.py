@@ -35,10 +35,10 @@ from evaluation import absurdity, bleu, perplexity, translation_floors
 from files import check_writable, write_text
 from models.transformer import Transformer, translation_loss
 from training.assembly import load_trained, open_session
+from training.inputs import content_hash, fingerprint
 from training.loop import to_device
 from training.processes import in_first_process
 from training.randomness import seed_everything
-from training.runs import content_hash, fingerprint
 
 TASK = "translation"
 TOKENIZER = "tokenizer.json"  # in the run folder

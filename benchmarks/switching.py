@@ -18,7 +18,8 @@ from exchange import main as exchange
 from exchange import parse
 from formats.hugging_face import save_pretrained
 from models.gpt2 import GPT2Model
-from training.runs import Run, fingerprint
+from training.inputs import fingerprint
+from training.runs import Run
 from training.tasks import task_model
 from tuning.attach import attach
 from tuning.register import METHODS, chosen_methods

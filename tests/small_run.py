@@ -21,8 +21,9 @@ from tests.helpers import RandomRows
 from tests.inputs import ROOT
 from tests.tiny import forget_accelerate_state
 from training.assembly import make_accelerator
+from training.inputs import content_hash
 from training.loop import TrainingLoop, to_device, total_steps
-from training.runs import Run, content_hash
+from training.runs import Run
 from tuning.attach import attach
 
 BASE = {"weights": "", "config": {}}

@@ -17,7 +17,8 @@ from tests.helpers import assert_close
 from tests.peft_hosts import their_logits
 from tests.tuned import INPUT_IDS
 from training.assembly import assemble
-from training.runs import Run, fingerprint
+from training.inputs import fingerprint
+from training.runs import Run
 from tuning.attach import attach
 from tuning.register import chosen_methods
 

@@ -19,7 +19,8 @@ from config import ParaphraseSettings, TranslationSettings
 from tests.helpers import mostly_slow
 from tests.inputs import run, write_pairs, write_sentiment, write_sonnets
 from tests.tiny import forget_accelerate_state
-from training.runs import Run, find_again, places_beside
+from training.inputs import find_again, places_beside
+from training.runs import Run
 
 
 @pytest.fixture

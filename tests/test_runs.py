@@ -13,8 +13,9 @@ from models.sonnet_gpt import language_model_loss
 from tests import small_run
 from tests.helpers import mostly_slow
 from tests.small_run import BASE, SETTINGS, SHORT, contents
+from training.inputs import fingerprint
 from training.loop import TrainingLoop, learning_rate_factor
-from training.runs import Run, fingerprint
+from training.runs import Run
 
 
 class Stop(BaseException):
@@ -166,7 +167,7 @@ def test_more_epochs_are_said_and_the_rate_stays_within_its_peak(train, tmp_path
 
 def test_a_base_model_is_all_its_bytes_its_config_and_its_tokenizer(gpt2, model_folder):
     from datasets import load_tokenizer
-    from training.runs import check_base
+    from training.inputs import check_base
 
     tokenizer = load_tokenizer(model_folder)
     record = {"base": fingerprint(gpt2, tokenizer)}

@@ -23,10 +23,11 @@ from modules.packed import pack
 from training.compiling import check_compiler
 from training.figures import record_of, table_of
 from training.fp16 import HalfAccelerator
+from training.inputs import fingerprint
 from training.loop import TrainingLoop, total_steps
 from training.processes import check_same_everywhere, in_first_process
 from training.randomness import seed_everything
-from training.runs import Run, fingerprint, open_run
+from training.runs import Run, open_run
 from training.trackers import Tracker, check_tracker
 from tuning.attach import attach, cast_for_prediction, cast_frozen, check_mergeable, freeze, merge
 from tuning.register import METHODS, chosen_methods, default_learning_rate

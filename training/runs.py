@@ -16,8 +16,6 @@ last/ outlive stops and damage: training/storage.py. A folder has one writer at 
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import os
 import shutil
 import socket
@@ -25,14 +23,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import filelock
-import torch
 
-from cli.flags import GoingOn, option, refuse_training_flags, settings_to_dict, take_over
+from cli.flags import GoingOn, refuse_training_flags, settings_to_dict, take_over
 from cli.script import on_stop, say
 from config import TuningSettings
 from errors import Diverged, UserError, check
 from files import read_json, where_it_may_be, write_json
 from formats.hugging_face import all_finite
+from training.inputs import check_base, difference, find_again, places_beside
+from training.metrics import Metrics, read_lines
 from training.processes import from_first_process, in_first_process
 from training.sharding import in_first, placed_like
 from training.storage import damage_of, find_folder, put_back, read_tensors, sha256_of_record, user_errors, write_folder
@@ -98,7 +97,7 @@ class Run:
     part: str = ""
     facts: dict = field(default_factory=dict)  # what a report says of it, as from `record_of`
     trackers: list = field(default_factory=list, repr=False)  # what gets the lines of metrics, too
-    metrics: "Metrics | None" = None  # in the main process
+    metrics: Metrics | None = None  # in the main process
     lock: filelock.FileLock = field(default=None, repr=False)
 
     @property
@@ -259,8 +258,8 @@ class Run:
             check(known.pop("processes") == 1, f"{self.folder} {OLDER}, whose processes had other batches: begin again")
             known |= training_settings(**record["settings"]["training"]).together(1)
         for what in known.keys() | inputs.keys():
-            difference = _difference(self.folder, what, known.get(what), inputs.get(what))
-            check(difference is None, difference)
+            found = difference(self.folder, what, known.get(what), inputs.get(what))
+            check(found is None, found)
 
     # --- while training ----------------------------------------------------------------------------------------------
 
@@ -395,15 +394,7 @@ class Run:
 
     def lines(self):
         """The lines of metrics.jsonl that can be read."""
-        path, found = self.folder / "metrics.jsonl", []
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-            try:
-                values = json.loads(line)
-            except ValueError:  # damage was said when the run was opened
-                continue
-            if isinstance(values, dict):
-                found.append(values)
-        return found
+        return read_lines(self.folder / "metrics.jsonl")
 
     def epochs(self):
         """Those of them that are epochs."""
@@ -425,37 +416,6 @@ class Run:
         """What the training run's script has kept so: {} where it has not come to its end. Raises UserError."""
         path = self.folder / "report.json"
         return read_json(path, optional={"run": dict, "figures": dict, "scores": dict}) if path.exists() else {}
-
-
-class Metrics:
-    """The file of metrics, a line of JSON each. What is kept of a run says how much of the file belongs to it."""
-
-    def __init__(self, path):
-        self.path, self.digest, self.size = path, hashlib.sha256(), 0
-
-    def add(self, record):
-        line = (json.dumps(record) + "\n").encode()
-        with user_errors(self.path), open(self.path, "ab") as file:
-            file.write(line)
-        self.digest.update(line)
-        self.size += len(line)
-
-    def sync(self):
-        """Put it on the disk; returns (bytes, their SHA-256)."""
-        if self.size:
-            with user_errors(self.path), open(self.path, "rb+") as file:
-                os.fsync(file.fileno())
-        return self.size, self.digest.hexdigest()
-
-    def cut_to(self, size, sha256):
-        """Drop the lines of steps that are taken again. Says where the rest is not what was written."""
-        with user_errors(self.path):
-            kept = self.path.read_bytes()[:size] if self.path.exists() else b""
-            self.digest, self.size = hashlib.sha256(kept), len(kept)
-            if size and self.digest.hexdigest() != sha256:
-                say(f"{self.path} is damaged or cut short: what it says of the first steps is not what was written")
-            if self.path.exists():
-                os.truncate(self.path, len(kept))
 
 
 def open_run(task, name, settings, given, part=""):
@@ -500,107 +460,6 @@ def _newest(task_prefix, part=""):
     if not runs:
         raise UserError("there is no run to resume under runs/: leave --resume out, or name one with --run_dir")
     return max(runs, key=lambda path: path.stat().st_mtime).parents[1 if part else 0]
-
-
-# --- where its files are ----------------------------------------------------------------------------------------------
-
-
-def places_beside(folder, settings):
-    """{flag: where its file or folder is, as seen from the run's folder}: all that the run reads."""
-    places = {}
-    for group in dataclasses.fields(settings):
-        for setting in dataclasses.fields(group.type):
-            value = getattr(getattr(settings, group.name), setting.name)
-            if option(group.type, setting, "reads") and value:
-                with contextlib.suppress(ValueError):  # on another drive of Windows there is no way from here to there
-                    places[setting.name] = _each(value, lambda part: os.path.relpath(part, folder))
-    return places
-
-
-def find_again(folder, record):
-    """The record; of what it reads and is not where it was, the paths as seen from the run's folder, if it is there.
-
-    So a project, or a run with its data, can be moved as a whole, and used from any folder. (Whether data and base
-    model are those of the run, its own checks say.)
-    """
-    for values in record["settings"].values():
-        for name, place in record.get("places", {}).items():
-            old = values.get(name) if isinstance(values, dict) else None
-            new = _each(place, lambda part: os.path.normpath(os.path.join(folder, part)))
-            if isinstance(old, str) and not _exists(old) and _exists(new):
-                values[name] = new
-    return record
-
-
-def _each(paths, change):
-    """The path changed or, of two (SOURCE,TARGET), both."""
-    return ",".join(change(part) for part in paths.split(","))
-
-
-def _exists(paths):
-    return all(os.path.exists(part) for part in paths.split(","))
-
-
-# --- what a run depends on --------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def fingerprint(gpt2, tokenizer=None):
-    """What a base model is: {"weights": SHA-256 of every byte of its tensors, "config": its fields, "tokenizer": ...}.
-
-    Of a model as it was loaded, before anything was attached to it.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(gpt2.named_parameters()):
-        digest.update(f"{name} {list(parameter.shape)} {parameter.dtype}".encode())
-        digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
-    config = {name: value for name, value in vars(gpt2.config).items() if name != "initializer_range"}
-    base = {"weights": digest.hexdigest(), "config": config}
-    if tokenizer is not None:
-        model = json.loads(tokenizer.to_str())["model"]
-        base["tokenizer"] = sha256_of_record([tokenizer.get_vocab(), model.get("merges")])
-    return base
-
-
-def content_hash(rows, file):
-    """{"file", "rows", "sha256"} of a list of texts or tuples: what data is. (Where it lies may change.)"""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row).encode() + b"\n")
-    return {"file": str(file), "rows": len(rows), "sha256": digest.hexdigest()}
-
-
-def check_base(record, base, source):
-    """Raise UserError, saying what differs, unless a run's record is of this base model (as from `fingerprint`)."""
-    known = record.get("base")
-    if known is None:  # of old
-        return
-    config = {name: (known["config"].get(name), value) for name, value in base["config"].items()}
-    differs = [f"its {name} is {now}, not {then}" for name, (then, now) in config.items() if now != then]
-    if known["weights"] != base["weights"]:
-        differs.append("its weights differ")
-    if "tokenizer" in base and "tokenizer" in known and base["tokenizer"] != known["tokenizer"]:
-        differs.append("its tokenizer differs")
-    if differs:
-        raise UserError(
-            f"this is not the base model that {source} was trained on ({differs[0]}): give the --model_size or "
-            "--model_path that it was trained with"
-        )
-
-
-def _difference(source, what, known, now):
-    """What differs of an input, in words, or None."""
-    if isinstance(known, dict) and isinstance(now, dict):
-        if known.get("sha256") == now.get("sha256"):
-            return None
-        then, here = (f"{data.get('rows')} rows, SHA-256 {str(data.get('sha256'))[:8]}" for data in (known, now))
-        return (
-            f"{now.get('file')} is not what {source} was trained with ({what}: {here}; there {then}): "
-            "give the data of that run, or begin a new run"
-        )
-    if known == now:
-        return None
-    return f"{source} was trained with {what} = {known}, not {now}: run it as it was begun, or begin a new run"
 
 
 def put_moments(model, optimizer, moments, updates):

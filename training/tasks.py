@@ -17,7 +17,8 @@ from models.paraphrase_gpt import ParaphraseGPT
 from models.sentiment_gpt import SentimentGPT
 from models.sonnet_gpt import SonnetGPT
 from training.assembly import assemble, base_folder
-from training.runs import Run, check_base, fingerprint
+from training.inputs import check_base, fingerprint
+from training.runs import Run
 from tuning.register import chosen_methods
 from tuning.switching import Switch
 
