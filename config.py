@@ -189,7 +189,11 @@ class InferenceSettings(Settings, free_on_resume=True, from_flags="when predicti
     """prediction"""
 
     eval_batch_size: int = flag(32, "rows a batch when no gradient is needed", "[1, inf)")
-    merge: bool = flag(False, "fold LoRA into the weights before predicting: the same up to rounding, no extra cost")
+    merge: bool = flag(
+        False,
+        "fold the tuning method into the weights before predicting: the same up to rounding, no extra cost; adapters, "
+        "prompts, prefixes and LLaMA-Adapter cannot be",
+    )
 
 
 class RunSettings(Settings, from_flags="always"):
@@ -203,7 +207,7 @@ class RunSettings(Settings, from_flags="always"):
         "go on with the run in --run_dir (or the newest one) where it was stopped",
         elsewhere="continue resume_from_checkpoint",
     )
-    checkpoint: str | None = flag(None, "do not train: load this run's best epoch and predict")
+    checkpoint: str | None = flag(None, "do not train: load this run's weights and predict")
     log_with: str = flag(
         "none",
         "show the metrics in one of these as well; it must be installed",
@@ -395,6 +399,7 @@ class TaskSettings(Script):
 
 SAMPLED = ("sample", "mbr", "template")  # the ways of decoding that draw tokens
 DRAWING, BEAM, TEMPLATE = ("decode", *SAMPLED), ("decode", "beam"), ("decode", "template")  # what flags require
+NOTHING_DRAWN = {"decode": ("sample",), "temperature": (0,)}  # (templates are drawn all the same)
 TAG_SETS = ("penn", "universal", "content", "word")  # of the templates, ever coarser
 
 
@@ -451,18 +456,34 @@ class DecodingSettings(Settings, free_on_resume=True, from_flags="when predictin
         requires=("decode", "sample", "greedy", "beam", "mbr"),
     )
     temperature: float = flag(
-        1.2, "below 1 safer, above 1 bolder, 0 means greedy", "[0, inf)", zero="greedy", requires=DRAWING
+        1.2,
+        "below 1 safer, above 1 bolder, 0 means greedy, whatever else shapes the draws",
+        "[0, inf)",
+        zero="greedy",
+        requires=DRAWING,
     )
     top_p: float = flag(
-        0.9, "nucleus: sample from the smallest set of tokens with this probability mass", "(0, 1]", requires=DRAWING
+        0.9,
+        "nucleus: sample from the smallest set of tokens with this probability mass",
+        "(0, 1]",
+        requires=DRAWING,
     )
     top_k: int = flag(
-        0, "sample from the k most probable tokens only; 0 means all", "[0, inf)", zero="all tokens", requires=DRAWING
+        0,
+        "sample from the k most probable tokens only; 0 means all",
+        "[0, inf)",
+        zero="all tokens",
+        requires=DRAWING,
     )
     min_p: float = flag(
-        0.0, "strike tokens less probable than this share of the most probable one", "[0, 1]", requires=DRAWING
+        0.0,
+        "strike tokens less probable than this share of the most probable one",
+        "[0, 1]",
+        requires=DRAWING,
     )
-    repetition_penalty: float = flag(1.0, "divide the logits of tokens that have occurred by this; 1: off", "(0, inf)")
+    repetition_penalty: float = flag(
+        1.0, "tokens that have occurred become less probable by this factor in the logits; 1: off", "(0, inf)"
+    )
     no_repeat_ngram: int = flag(0, "never write so many tokens in a row twice; 0 allows all", "[0, inf)", zero="off")
     int8: bool = flag(
         False,
@@ -475,6 +496,7 @@ class DecodingSettings(Settings, free_on_resume=True, from_flags="when predictin
         "the highest mean chrF against the others (default: 1; with mbr 8)",
         "[1, inf)",
         requires=DRAWING,
+        idle_with=NOTHING_DRAWN,
     )
     beams: int = flag(4, "beams a prompt", "[1, inf)", requires=BEAM)
     length_penalty: float = flag(
@@ -491,6 +513,7 @@ class DecodingSettings(Settings, free_on_resume=True, from_flags="when predictin
         None,
         "file of templates; by default the training sonnets' (kept as templates.txt in the run)",
         requires=TEMPLATE,
+        instead_of="template_tags",
         reads=True,
     )
     template_tags: str = flag(
@@ -499,14 +522,18 @@ class DecodingSettings(Settings, free_on_resume=True, from_flags="when predictin
 
     def relate(self):
         check(
+            self.decode != "mbr" or self.temperature > 0,
+            "--decode mbr compares samples, and --temperature 0 draws none: give one above 0",
+        )
+        check(
             self.decode != "mbr" or self.samples >= 3,
             f"--num_samples must be at least 3 with --decode mbr, which compares them, got {self.samples}",
         )
 
     @property
     def draws(self):
-        """Whether tokens are drawn, so that another seed is another text."""
-        return self.decode in SAMPLED
+        """Whether tokens or templates are drawn, so that another seed is another text."""
+        return self.decode in SAMPLED and (self.temperature > 0 or self.decode == "template")
 
     @property
     def samples(self):
@@ -571,7 +598,7 @@ class AugmentationSettings(Settings, training_only=True):
     wordnet: str | None = flag(
         None,
         "folder of WordNet's files; by default where nltk or Debian's wordnet-base keep them",
-        requires=EDA,
+        requires=("eda_operations", "synonyms", "insertion"),
         reads=True,
     )
     bt_forward: str = flag(
@@ -613,6 +640,7 @@ class HeadSettings(Settings):
     )
 
 
+PENALTIES = ("parameters", "attention", "embeddings")
 POOLINGS = ("last", "mean", "max", "attention", "generalized")
 POOLINGS_HELP = "last token; mean or max over time; attention (Linear, tanh, softmax); generalized (Chen et al. 2018)"
 
@@ -626,10 +654,10 @@ class PoolingSettings(Settings, requires=("pooling", "generalized")):
     pooling_penalty: str = flag(
         "none",
         "what keeps the heads apart: their W1, their attention or their vectors",
-        ("none", "parameters", "attention", "embeddings"),
+        ("none", *PENALTIES),
     )
-    pooling_penalty_weight: float = flag(0.01, "mu of the penalty")
-    pooling_penalty_margin: float = flag(1.0, "lambda of the penalty")
+    pooling_penalty_weight: float = flag(0.01, "mu of the penalty", requires=("pooling_penalty", *PENALTIES))
+    pooling_penalty_margin: float = flag(1.0, "lambda of the penalty", requires=("pooling_penalty", *PENALTIES))
 
     def relate(self):
         check(
@@ -674,7 +702,11 @@ class SentimentData(Settings, from_flags="when predicting"):
     """data: SST (five classes), then CFIMDB (two classes)"""
 
     only: str | None = flag(
-        None, "only this one of the two; by default both", CLASSES, free_on_resume=True, from_flags=None
+        None,
+        "only this one of the two; by default both (the other's files are not read)",
+        CLASSES,
+        free_on_resume=True,
+        from_flags=None,
     )
     sst_train: str = flag("data/ids-sst-train.csv", "training sentences", free_on_resume=True, reads=True)
     sst_dev: str = flag(
@@ -804,7 +836,7 @@ class ShapeSettings(Settings):
 
     vocab_size: int = flag(
         8960,
-        'tokens of the byte-level BPE; more than 8505, the id of "yes"',
+        'tokens of the byte-level BPE; "yes" has the id 8505, and one more must follow',
         f"[{ANSWERS['yes'] + 2}, inf)",
         why=f'so that "yes" can have id {ANSWERS["yes"]} as in GPT-2 and {END_OF_TEXT} come last',
     )
@@ -839,9 +871,7 @@ class PretrainingSettings(StepSettings):
     """training"""
 
     steps: int = flag(6000, "optimizer steps in all", "[1, inf)")
-    eval_every: int = flag(
-        250, "steps between two measurements on held-out text; a stopped run goes on from the last", "[1, inf)"
-    )
+    eval_every: int = flag(250, "steps between two measurements on held-out text", "[1, inf)")
     batch_size: int = flag(
         8,
         "rows of --context tokens a step of every process; two with 4 take the steps of one with 8",
@@ -952,6 +982,7 @@ class TransformerShape(Settings):
         "[0, 1]",
         zero="off",
         training_only=True,
+        idle_with={"layers": (1,)},
     )
     layers: int = flag(2, "layers of the encoder, and of the decoder", "[1, inf)")
     hidden_size: int = flag(96, "width", "[2, inf)")

@@ -14,7 +14,7 @@ python exchange.py import FOLDER --run_dir RUN --task TASK --model_path MODEL
 
 import argparse
 
-from cli.flags import FlagParser
+from cli.flags import FlagParser, refuse_unused
 from cli.script import on_stop, run_script, start
 
 TASKS = ("sonnet_generation", "paraphrase_detection")
@@ -27,7 +27,7 @@ def parse(arguments=None):
     parser.add_argument("others", nargs="*", default=[], help="switch: more run folders, on the same base model")
     parser.add_argument("--out", help="merge, export: the folder to write")
     parser.add_argument("--run_dir", help="import: the run folder to make")
-    parser.add_argument("--task", choices=TASKS, default=TASKS[0], help="import: the script of the run")
+    parser.add_argument("--task", choices=TASKS, help=f"import: the script of the run (default: {TASKS[0]})")
     parser.add_argument("--model_path", help="the base model, where it is not where the run found it")
     parser.add_argument("--model_size", help="the same, by its size")
     parser.add_argument("--push_to_hub", metavar="REPO", help="merge, export: upload it there, too (me/my-lora)")
@@ -76,9 +76,10 @@ def main(options):
         check_writable(target / "file")
         check(not target.exists() or not any(target.iterdir()), f"--{needed}: {target} is not empty: choose another")
     check(options.action == "switch" or not options.others, f"{options.action} takes one folder, not several")
-    if options.action not in ("merge", "export"):
-        for name in ("push_to_hub", "private", "base_model", "licence"):
-            check(not getattr(options, name), f"--{name} has no effect with {options.action}: leave it out")
+    used = {"action", "source", "others", "model_path", "model_size", needed}
+    used |= {"task"} if options.action == "import" else set()
+    used |= {"push_to_hub", "private", "base_model", "licence"} if options.action in ("merge", "export") else set()
+    refuse_unused(options, used, options.action)
     check(options.push_to_hub or not options.private, "--private has no effect without --push_to_hub: leave it out")
     actions = {"show": show, "switch": switch_runs, "merge": merge_run, "export": export_run, "import": import_folder}
     actions[options.action](options)
@@ -240,7 +241,8 @@ def import_folder(options):
     check(known, f"{options.source} was trained on revision {revision!r} of its base: give that model by --model_path")
     base = find_model(wanted or record.get("base_model_name_or_path") or "gpt2")
     methods, ours = from_peft(record, tensors, read_config(base))
-    settings = SETTINGS[options.task]()
+    task = options.task or TASKS[0]
+    settings = SETTINGS[task]()
     settings.model.model_path, settings.tuning.tuning = str(base), tuple(methods)
     settings.training.lr, settings.training.precision = default_learning_rate(methods), "fp32"
     for name, group in methods.items():
@@ -250,10 +252,10 @@ def import_folder(options):
     with whole_folder(options.run_dir) as folder:
         run = Run(folder)
         with contextlib.closing(run):
-            run.begin(options.task, settings, tuned.fingerprint)
+            run.begin(task, settings, tuned.fingerprint)
             on_stop("nothing was kept")  # a run that goes on is none yet
             run.save_best(task_model(tuned.gpt2, settings), {"epoch": 0, "score": 0.0})
-    print(f"{options.run_dir}: {', '.join(methods)}, for {options.task}.py --checkpoint {options.run_dir}")
+    print(f"{options.run_dir}: {', '.join(methods)}, for {task}.py --checkpoint {options.run_dir}")
 
 
 if __name__ == "__main__":

@@ -46,14 +46,14 @@ def main(settings, given):
     for path in (data.sonnet_out, data.sonnet_dev_out):
         check_writable(path)
     check_decoding(settings.decoding, accelerator.device)
-    training, gold = load_training_and_gold(data, settings.training.seed, required="gold_sonnet_path" in given)
+    training, gold = load_training_and_gold(data, run.seed, required="gold_sonnet_path" in given)
     for sonnets, path in ((training, data.sonnet_path), (gold, data.gold_sonnet_path)):
         check_whole(sonnets, path)
     prompts = load_sonnets(data.held_out_sonnet_path)
     check_unfinished(prompts, data.held_out_sonnet_path)
     for sonnets, path in ((gold, data.gold_sonnet_path), (prompts, data.held_out_sonnet_path)):
         warn_of_known(sonnets, training, path)
-    training = some_rows(training, settings.training.train_rows, settings.training.seed)
+    training = some_rows(training, settings.training.train_rows, run.seed)
     say(f"{len(training)} training sonnets, {len(gold)} dev sonnets, {len(prompts)} prompts to complete")
 
     tuned = assemble(settings)

@@ -15,19 +15,21 @@ python submission.py zip
 
 import argparse
 
-from cli.flags import FlagParser
+from cli.flags import FlagParser, refuse_unused
 from cli.script import run_script, say, start
 
 
 def parse(arguments=None):
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("check", "grade", "zip"))
-    parser.add_argument("file", nargs="?", help="check, grade: a hand-in file; grade: or a folder of students")
+    parser.add_argument(
+        "hand_in", nargs="?", metavar="FILE", help="check, grade: a hand-in file; grade: or a folder of students"
+    )
     parser.add_argument("--input", help="check: the file that was answered (with labels or without)")
     parser.add_argument("--gold", help="grade: the file with labels, or the whole sonnets")
     parser.add_argument("--task", choices=("sonnets", "pairs", "sst", "cfimdb"), help="if the file does not tell it")
     parser.add_argument("--training", help="grade: training sonnets, for the floor of a random training tail")
-    parser.add_argument("--file", dest="name", help="grade: the hand-in's name in a student's folder, if several")
+    parser.add_argument("--file", help="grade: the hand-in's name in a student's folder, if several")
     parser.add_argument("--deadline", help="grade: later files get no rank, 2026-03-01T23:59 (local time, or +00:00)")
     parser.add_argument("--gradescope", help="grade: write Gradescope's results.json here; always ends with code 0")
     parser.add_argument("--out", help="grade: the leader board as CSV; zip: another name for the file")
@@ -52,20 +54,34 @@ from handin.grading import floors, grade, gradescope, in_digits, leaderboard, re
 
 
 def main(options):
-    for needed in {"check": ("file", "input"), "grade": ("file", "gold"), "zip": ()}[options.action]:
-        flag = "a file" if needed == "file" else f"--{needed} FILE"
+    for needed in {"check": ("hand_in", "input"), "grade": ("hand_in", "gold"), "zip": ()}[options.action]:
+        flag = "a file" if needed == "hand_in" else f"--{needed} FILE"
         check(getattr(options, needed), f"{options.action} wants {flag} (--help shows examples)")
+    of_students = options.action == "grade" and Path(options.hand_in).is_dir()
+    refuse_idle(options, of_students)
     for path in filter(None, (options.out, options.gradescope)):
         check_writable(path)
     if options.action == "zip":
         pack(options)
     elif options.action == "check":
-        check_one(options.file, options.input, options.task)
-    elif Path(options.file).is_dir():
-        check(not options.gradescope, "--gradescope is for one hand-in file, not for a folder of students")
+        check_one(options.hand_in, options.input, options.task)
+    elif of_students:
         grade_students(options)
     else:
         grade_one(options)
+
+
+def refuse_idle(options, of_students):
+    """Raise UserError for a flag that means nothing to what is asked for."""
+    doing = "a folder of students" if of_students else options.action
+    used = {
+        "a folder of students": {"hand_in", "gold", "task", "file", "deadline", "out"},
+        "grade": {"hand_in", "gold", "task", "training", "gradescope"},
+        "check": {"hand_in", "input", "task"},
+        "zip": {"out", "with_tests"},
+    }[doing]
+    check(options.action != "zip" or not options.hand_in, "zip takes no file: it packs what is in this folder")
+    refuse_unused(options, used | {"action"}, "one hand-in file" if doing == "grade" else doing)
 
 
 def check_one(path, source, task=None):
@@ -81,9 +97,9 @@ def check_one(path, source, task=None):
 def grade_one(options):
     task = options.task
     try:
-        task = task or task_of(options.file, options.gold)
+        task = task or task_of(options.hand_in, options.gold)
         gold = load_input(options.gold, task, "dev")
-        scores = grade(options.file, task, gold)
+        scores = grade(options.hand_in, task, gold)
     except UserError as error:
         if not options.gradescope:
             raise
@@ -98,14 +114,14 @@ def grade_one(options):
     training = load_input(options.training, task) if options.training else None
     for floor, row in floors(task, gold, training).items():
         table |= {f"floor: {floor}, {name}": {"score": in_digits(task, row[name])} for name in scores if name in row}
-    say("\n" + format_table(table, str(options.file)), end="")
+    say("\n" + format_table(table, str(options.hand_in)), end="")
 
 
 def grade_students(options):
     task = options.task or gold_task(options.gold)
     deadline = read_deadline(options.deadline) if options.deadline else None
     gold = load_input(options.gold, task, "dev")
-    rows = leaderboard(options.file, task, gold, options.name, deadline)
+    rows = leaderboard(options.hand_in, task, gold, options.file, deadline)
     if options.out:
         text = format_csv(rows)
         # Excel takes a file without the mark for one of the machine's own code page: Korean names become noise

@@ -50,7 +50,7 @@ def main(settings, given):
     run, settings, accelerator = session.run, session.settings, session.accelerator
     data, text = settings.data, settings.text
     check_writable(data.translation_out)
-    training, dev = load_training_and_dev(data, text.lowercase, run.predicting, settings.training)
+    training, dev = load_training_and_dev(data, text.lowercase, run, settings.training.train_rows)
     test = load_sources(data.test_pairs, text.lowercase)
     for pairs, path in ((dev, data.dev_pairs), (test, data.test_pairs)):
         warn_of_known(pairs, training, path)
@@ -81,16 +81,16 @@ def main(settings, given):
         run.report({"figures": figures, "scores": scores})
 
 
-def load_training_and_dev(data, lowercase, predicting, options):
+def load_training_and_dev(data, lowercase, run, train_rows):
     """Both lists of pairs. Where nothing is trained, dev is not read, and the training pairs may be gone, too."""
     try:
         training = load_pairs(data.train_pairs, lowercase)
     except UserError as error:
-        if not predicting or not isinstance(error.__cause__, FileNotFoundError):
+        if not run.predicting or not isinstance(error.__cause__, FileNotFoundError):
             raise
         training = []
-    training = some_rows(training, options.train_rows, options.seed)
-    return training, [] if predicting else load_pairs(data.dev_pairs, lowercase)
+    training = some_rows(training, train_rows, run.seed)
+    return training, [] if run.predicting else load_pairs(data.dev_pairs, lowercase)
 
 
 def find_tokenizer(run, training, vocab_size):

@@ -33,6 +33,7 @@ def flag(default, help, allowed=None, **options):
     requires: (other field, value, ...): the flag means something only where that field has one of these values, and is
     refused otherwise, so that no flag is ever silently ignored.
     idle_from: a field of the same group; from its value on the flag means nothing, and is refused likewise.
+    idle_with: {other field: values}: where all of them have one of these values the flag means nothing, likewise.
     shorthand_of: (field of the same group, entry): the flag is short for that entry of that tuple; nothing: what the
     tuple is called when it is empty.
     instead_of: a field of the same group that this one replaces; typing that one drops this one's saved value, typing
@@ -40,7 +41,8 @@ def flag(default, help, allowed=None, **options):
     free_on_resume: --resume may change it, or only "after divergence". training_only: refused where nothing is trained.
     reads: a file or folder that must be there; a run that has moved finds it by its place beside the run.
     also: another spelling of the flag's name. elsewhere: what others call it, words, for "did you mean".
-    from_flags: "always", or "when predicting" (--checkpoint): it comes from the flags, not from the saved run.
+    from_flags: "always", or "when predicting" (--checkpoint): it comes from the flags, not from the saved run. (What is
+    training_only cannot be typed with --checkpoint, and is always what the run says.)
     """
     kind = "bounds" if isinstance(allowed, str) else "choices"
     return field(default=default, metadata={"help": help, kind: allowed} | options)
@@ -169,6 +171,16 @@ def check_outputs(data, outputs):
 
 
 # --- from the shell ---------------------------------------------------------------------------------------------------
+
+
+def refuse_unused(options, used, doing):
+    """Raise UserError for a typed flag that means nothing in what is done.
+
+    options: argparse's, whose defaults are None, False or []. used: the names of those that mean something. doing: what
+    is done, in words.
+    """
+    for name, value in vars(options).items():
+        check(value in (None, False, []) or name in used, f"--{name} has no effect with {doing}: leave it out")
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -340,19 +352,32 @@ def _argparse_options(setting):
 
 def _refuse_idle_flags(settings_class, given):
     everything = _all_settings(settings_class)
-    for name in everything.keys() & given.keys():
-        requires = option(*everything[name], "requires")
-        if requires and _run_says(*everything[requires[0]], given):
-            continue  # `take_over` looks at what the run says
-        if requires and not set(_chosen(*everything[requires[0]], given)) & set(requires[1:]):
-            switch = f"--{requires[0]} {'|'.join(requires[1:])}"
-            raise UserError(f"--{name} has no effect without {switch}: add it, or leave the flag out")
+    for name in (name for name in given if name in everything):
+        _check_required(everything, name, given)
+        idle = option(*everything[name], "idle_with") or {}
+        now = {other: given.get(other, everything[other][1].default) for other in idle}
+        if idle and all(now[other] in values for other, values in idle.items()):
+            known = any(_run_says(*everything[other], given) for other in idle)
+            those = " ".join(f"--{other} {value}" for other, value in now.items())
+            check(known, f"--{name} has no effect with {those}: leave one of them out")
         replaced = option(*everything[name], "instead_of")
         check(replaced not in given, f"--{name} stands in the place of --{replaced}: give one of them")
         bound = option(*everything[name], "idle_from")
         if bound and (bound in given or not {"resume", "checkpoint"} & given.keys()):  # else a run knows the bound
             most = given.get(bound, everything[bound][1].default)
             check(given[name] < most, f"--{name} {given[name]} has no effect with --{bound} {most}: give a smaller one")
+
+
+def _check_required(everything, name, given):
+    """Raise UserError where what a flag requires, or what that one requires in turn, is not chosen."""
+    step = name
+    while requires := option(*everything[step], "requires"):
+        if _run_says(*everything[requires[0]], given):
+            return  # `take_over` looks at what the run says
+        if not set(_chosen(*everything[requires[0]], given)) & set(requires[1:]):
+            switch = f"--{requires[0]} {'|'.join(requires[1:])}"
+            raise UserError(f"--{name} has no effect without {switch}: add it, or leave the flag out")
+        step = requires[0]
 
 
 def _run_says(group, setting, given):
@@ -421,7 +446,8 @@ class GoingOn:
     def ignores(self, group, setting):
         """Whether the saved value means nothing here: the flags alone say it."""
         source = option(group, setting, "from_flags")
-        return source == "always" or (source == "when predicting" and self.predicting)
+        said_by_flags = self.predicting and not option(group, setting, "training_only")  # which cannot be typed then
+        return source == "always" or (source == "when predicting" and said_by_flags)
 
 
 def take_over(saved, settings, how):

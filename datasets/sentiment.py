@@ -24,7 +24,7 @@ def load_sentiment_data(path, classes, split="train"):
     `Table.rows`.
     """
     table = Table(path, split, ("sentence",), "sentiment", classes)
-    rows = [(" ".join(text.lower().split()), *label, identifier) for (text,), label, identifier in table.rows()]
+    rows = [(text.lower().strip(), *label, identifier) for (text,), label, identifier in table.rows()]
     counts = [sum(row[1] == label for row in rows) for label in range(classes)]
     labels = f", {' / '.join(map(str, counts))} of class 0 to {classes - 1}" if split != "test" else ""
     say(f"{path}: {len(rows)} reviews{labels}")

@@ -66,7 +66,8 @@ def _slow_when_fused(query, key):
 def reference_attention(query, key, value, mask=None, dropout=None):
     """What `attend` computes, spelled out. Tests hold one to the other."""
     if mask is None:
-        mask = torch.ones(query.size(-2), key.size(-2), dtype=torch.bool, device=query.device).tril()
+        queries, keys = query.size(-2), key.size(-2)
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
     scores = (query / math.sqrt(query.size(-1))) @ key.transpose(-1, -2)  # (B, H, T, S)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)
     return (weights if dropout is None else dropout(weights)) @ value

@@ -145,10 +145,23 @@ IN_SONNETS = [
             ("template_tags word", "template"),
         )
     ],
+    (
+        "--num_samples 2 --temperature 0",
+        "--num_samples has no effect with --decode sample --temperature 0.0: leave one of them out",
+    ),
+    (
+        "--decode mbr --temperature 0",
+        "--decode mbr compares samples, and --temperature 0 draws none: give one above 0",
+    ),
+    (
+        "--decode template --templates t --template_tags word",
+        "--templates stands in the place of --template_tags: give one of them",
+    ),
     ("--form sonnet --decode template", f"--form has no effect without --decode sample|greedy|beam|mbr: {ADD_IT}"),
 ]
 
 
+PENALTIES = "parameters|attention|embeddings"
 GENERALIZED = "has no effect without --pooling generalized: add it, or leave the flag out"
 
 
@@ -170,8 +183,12 @@ IN_PARAPHRASE = [
     ),
     ("--head linear --pooling_heads 1", f"--pooling_heads {GENERALIZED}"),
     ("--pooling_penalty none", f"--pooling_penalty {GENERALIZED}"),
-    ("--pooling_penalty_weight 1", f"--pooling_penalty_weight {GENERALIZED}"),
-    ("--pooling_penalty_margin 1", f"--pooling_penalty_margin {GENERALIZED}"),
+    *[
+        (f"{pooling} --{flag} 1", f"--{flag} has no effect without --pooling_penalty {PENALTIES}: {ADD_IT}")
+        for flag in ("pooling_penalty_weight", "pooling_penalty_margin")
+        for pooling in ("", "--pooling generalized", "--pooling generalized --pooling_penalty none")
+    ],
+    ("--pooling_penalty_weight 1 --pooling_penalty attention", f"--pooling_penalty_weight {GENERALIZED}"),
     ("--lm_weight -1", "--lm_weight must be 0 (off) or more, got -1.0"),
     ("--augment eda --eda_alpha 0", "--eda_alpha must be in (0, 1], got 0.0"),
     ("--augment eda --augment_count 0", "--augment_count must be at least 1, got 0"),
@@ -193,6 +210,10 @@ IN_PARAPHRASE = [
             ("bt_cache c", "back_translation"),
         )
     ],
+    (
+        "--augment eda --eda_operations swap deletion --wordnet w",
+        f"--wordnet has no effect without --eda_operations synonyms|insertion: {ADD_IT}",
+    ),
 ]
 
 
@@ -214,7 +235,7 @@ def test_every_flag_that_needs_another_is_in_the_table_above():
         for settings_class in BOTH
         for group in dataclasses.fields(settings_class)
         for setting in dataclasses.fields(group.type)
-        if option(group.type, setting, "requires") or option(group.type, setting, "idle_from")
+        if any(option(group.type, setting, name) for name in ("requires", "idle_from", "idle_with"))
     }
     refused = {
         message.split()[0][2:] for _, message in IN_BOTH + IN_SONNETS + IN_PARAPHRASE if "has no effect" in message
@@ -225,9 +246,11 @@ def test_every_flag_that_needs_another_is_in_the_table_above():
 @pytest.mark.parametrize(
     "settings_class, arguments",
     [
-        (SonnetSettings, "--dropout 0 --warmup_ratio 0 --seed 0 --temperature 0 --top_p 1 --top_k 0 --patience 0"),
+        (SonnetSettings, "--dropout 0 --warmup_ratio 0 --seed 0 --temperature 0 --patience 0"),
         (SonnetSettings, "--lora --lora_dropout 0 --lora_targets query,,query --warmup_ratio 1 --max_grad_norm 0"),
         (ParaphraseSettings, "--pooling generalized --head linear --pooling_heads 2 --pooling_penalty embeddings"),
+        (SonnetSettings, "--temperature 0 --top_p 1 --top_k 0 --min_p 0 --score_seeds 5"),  # as greedy as without
+        (SonnetSettings, "--decode template --temperature 0 --num_samples 2 --score_seeds 5"),
         (ParaphraseSettings, "--resume --run_dir x --lora --adapter --adapter_placement houlsby"),
         (ParaphraseSettings, "--resume --run_dir x --patience 20"),  # of a run whose epochs only it knows
     ],
@@ -304,7 +327,8 @@ NOT_DEFAULT = {  # every flag of both scripts with a value that is not its defau
 
 OTHER_DECODERS = (  # what does not go with --decode mbr
     "--int8 --decode beam --beams 2 --length_penalty 2 --early_stopping never",
-    "--decode template --templates t --template_tags word",
+    "--decode template --templates t",
+    "--decode template --template_tags word",
 )
 
 

@@ -153,6 +153,8 @@ def test_an_upload_that_fails_leaves_the_folder_and_says_how_to_go_on(
         (("export", "--out", "shared", "--push_to_hub", "me/mine"), "is a folder of this machine, .*: name"),
         (("export", "--out", "shared", "--private"), "--private has no effect without --push_to_hub"),
         (("show", "--licence", "mit"), "--licence has no effect with show"),
+        (("show", "--out", "shared"), "--out has no effect with show"),
+        (("export", "--out", "shared", "--task", "sonnet_generation"), "--task has no effect with export"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_and_leaves_nothing(trained, tmp_path, hub, arguments, message):

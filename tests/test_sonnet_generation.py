@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -47,5 +48,9 @@ def test_a_checkpoint_gives_the_same_sonnets_merged_or_not(sonnet_flags, tmp_pat
 
 
 def test_without_gold_a_tenth_is_kept_aside(sonnet_flags, capsys):
-    run(sonnet_generation, without(sonnet_flags, "--gold_sonnet_path"))
+    run(sonnet_generation, [*without(sonnet_flags, "--gold_sonnet_path"), "--seed", "5", "--run_dir", "run"])
     assert "11 training sonnets, 1 dev sonnets" in capsys.readouterr().out
+    first = json.loads(Path("run/report.json").read_text())["figures"]["dev loss"]
+    flags = without(sonnet_flags, "--gold_sonnet_path", "--epochs", "--lr")
+    run(sonnet_generation, [*flags, "--checkpoint", "run"])  # the same one, whatever the prediction's seed
+    assert json.loads(Path("run/checkpoint-report.json").read_text())["figures"]["dev loss"] == first

@@ -436,7 +436,17 @@ def test_help_teaches_within_80_columns():
         (["grade", "x.csv"], "grade wants --gold FILE"),
         (["grade", ".", "--gold", "none.csv"], "none.csv does not exist"),
         (["grade", ".", "--gold", "gold.csv", "--deadline", "soon"], "--deadline soon is no time"),
-        (["grade", ".", "--gold", "gold.csv", "--gradescope", "r.json"], "is for one hand-in file"),
+        (
+            ["grade", ".", "--gold", "gold.csv", "--gradescope", "r.json"],
+            "--gradescope has no effect with a folder of students",
+        ),
+        (
+            ["grade", "gold.csv", "--gold", "gold.csv", "--out", "board.csv"],
+            "--out has no effect with one hand-in file",
+        ),
+        (["grade", ".", "--gold", "gold.csv", "--training", "s.txt"], "--training has no effect with a folder"),
+        (["check", "gold.csv", "--input", "gold.csv", "--gold", "g"], "--gold has no effect with check"),
+        (["zip", "gold.csv"], "zip takes no file"),
     ],
 )
 def test_wrong_flags_are_one_line(tmp_path, monkeypatch, arguments, message):

@@ -59,6 +59,17 @@ def test_trains_translates_and_comes_back(flags, tmp_path, model, precision, cap
     assert (tmp_path / "out/test.txt").read_bytes() == first
 
 
+def test_a_run_is_predicted_with_as_it_was_trained(flags, tmp_path, capsys):
+    """What cannot be typed with --checkpoint is what the run says: here that there is no mean of weights."""
+    run([*without(flags, "--average"), "--average", "1", "--run_dir", "run"])
+    first = (tmp_path / "out/test.txt").read_bytes()
+    capsys.readouterr()
+    run(["--checkpoint", "run", *flags[6:8], "--beams", "2", "--precision", "fp32"])
+    assert (tmp_path / "out/test.txt").read_bytes() == first
+    out = capsys.readouterr().out
+    assert "of 2 steps each" in out and "mean of the measurements" not in out
+
+
 def test_sentences_without_translations_are_translated(flags, tmp_path, capsys):
     run([*flags, "--run_dir", "run"])
     (tmp_path / "new.txt").write_text("the cow runs .\nthe cat sings .\n")
@@ -115,6 +126,7 @@ def test_the_mean_of_snapshots_is_their_mean_and_a_damaged_one_is_left_out(flags
         ("--hidden_size 18 --heads 4", "no multiple of twice --heads"),
         ("--steps 5 --eval_every 2", "no multiple of --eval_every"),
         ("--decode greedy --beams 3", "--beams has no effect without --decode beam"),
+        ("--layers 1 --layer_teacher_forcing 0.5", "--layer_teacher_forcing has no effect with --layers 1"),
         ("--train_pairs nothing.tsv", "nothing.tsv does not exist"),
         ("--layer_teacher_forcing 2", "--layer_teacher_forcing must"),
     ],

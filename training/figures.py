@@ -1,6 +1,5 @@
 """What a report needs of a run: numbers for report.json, and the same as lines for the table at the end."""
 
-import dataclasses
 import datetime
 import subprocess
 import sys
@@ -22,7 +21,7 @@ def record_of(session, model, best):
     rate, the batch and the seed are still those of its training; the machine and the code are the ones here.
     """
     run, epochs = session.run, session.run.epochs()
-    options, processes = _trained_with(session)
+    options, processes = session.settings.training, _processes_of_training(session)
     steps = [line for line in run.lines() if "step" in line]
     trained, total = count_parameters(model)
     rows, tokens = getattr(options, "batch_size", None), getattr(options, "batch_tokens", None)
@@ -35,8 +34,8 @@ def record_of(session, model, best):
         "rows a step": rows and rows * batches,
         "tokens a step": tokens and tokens * batches,
         "processes": session.accelerator.num_processes,
-        "seed": options.seed,
-        "prediction seed": session.settings.training.seed,
+        "seed": run.seed,
+        "prediction seed": options.seed,
         "precision": session.settings.training.precision,
         "device": device_name(session.accelerator.device),
         "torch": torch.__version__,
@@ -59,16 +58,13 @@ def record_of(session, model, best):
     }
 
 
-def _trained_with(session):
-    """(settings, number of processes) that the run was trained with."""
-    options, processes = session.settings.training, session.accelerator.num_processes
-    if session.run.predicting:
-        record, names = session.run.record(), {field.name for field in dataclasses.fields(options)}
-        known = record["settings"].get("training", {})  # older versions kept less
-        options = dataclasses.replace(options, **{name: known[name] for name in names & known.keys()})
-        [(what, alone)] = options.together(1).items()
-        processes = record.get("inputs", {}).get(what, alone) // alone
-    return options, processes
+def _processes_of_training(session):
+    """How many processes train the run, or trained it."""
+    if not session.run.predicting:
+        return session.accelerator.num_processes
+    inputs = session.run.record().get("inputs", {})  # older versions kept none
+    [(what, alone)] = session.settings.training.together(1).items()
+    return inputs.get(what, alone) // alone
 
 
 def table_of(record):

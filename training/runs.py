@@ -85,7 +85,7 @@ class Run:
     part: the name of the script's part that it is a run of, which is the folder's own; "" where there are no parts.
     predicting: nothing is trained; then what the script writes into the folder has names of its own. total_steps: the
     optimizer steps of the whole run as it was begun, which the learning rate follows. bytes: of the best epoch's
-    weights, once they are loaded.
+    weights, once they are loaded. seed: what it is trained with, or was.
     """
 
     folder: Path
@@ -95,6 +95,7 @@ class Run:
     total_steps: int = 0
     bytes: int = 0
     part: str = ""
+    seed: int = 0
     facts: dict = field(default_factory=dict)  # what a report says of it, as from `record_of`
     trackers: list = field(default_factory=list, repr=False)  # what gets the lines of metrics, too
     metrics: Metrics | None = None  # in the main process
@@ -438,8 +439,8 @@ def open_run(task, name, settings, given, part=""):
         check(not Path(flags.run_dir).is_file(), f"--run_dir {flags.run_dir} is a file: give a folder, or a new name")
         if (folder / "settings.json").exists():
             raise UserError(f"{folder} holds a run already: continue it with --resume, or choose another --run_dir")
-        return Run(folder, part=part), settings
-    return Run(Path("runs", name, part), claims=True, part=part), settings
+        return Run(folder, part=part, seed=settings.training.seed), settings
+    return Run(Path("runs", name, part), claims=True, part=part, seed=settings.training.seed), settings
 
 
 def _saved_run(task, run, settings, given):
@@ -452,7 +453,10 @@ def _saved_run(task, run, settings, given):
         source = Run(others[0], part=others[0].name)
         run.resumed = run.predicting
     how = GoingOn(str(source.folder), given, predicting=run.predicting, diverged=source.diverged.exists())
-    return run, take_over(source.record(task)["settings"], settings, how)
+    saved = source.record(task)["settings"]
+    settings = take_over(saved, settings, how)
+    run.seed = saved.get("training", {}).get("seed", settings.training.seed)
+    return run, settings
 
 
 def _newest(task_prefix, part=""):
