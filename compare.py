@@ -31,7 +31,9 @@ def parse(arguments=None):
     parser.add_argument("experiment", metavar="EXPERIMENT.toml")
     parser.add_argument("--mini", action="store_true", help="on data/gpt2-mini and, without --data, data/sample")
     parser.add_argument("--data", help="folder of the course's files (default: those that the flags name)")
-    parser.add_argument("--out", help="folder of runs and tables (default: runs/EXPERIMENT, with --mini -mini)")
+    parser.add_argument(
+        "--out", help="folder of runs and tables (default: runs/EXPERIMENT, with --mini -mini, and -data with --data)"
+    )
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time (default: 1)")
     parser.add_argument("--dry_run", action="store_true", help="only list the runs")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """One HTML file about one or several runs: curves, figures, texts, mistakes, attention, what LoRA changed.
 
-python report.py runs/sonnet-lora-1
+python report.py runs/sonnet-lora
     a page of its own, report.html; nothing is loaded from anywhere when it is opened
 python report.py RUN RUN --out compared.html
     the curves of both over one another, then each for itself

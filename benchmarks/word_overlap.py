@@ -1,7 +1,7 @@
 """What fine-tuned models know of question pairs beside what counting common words gets.
 
     python -m benchmarks.word_overlap
-    python -m benchmarks.word_overlap --run runs/paraphrase-1 runs/paraphrase-2 --test labelled-pairs.csv
+    python -m benchmarks.word_overlap --run runs/paraphrase-full runs/paraphrase-full-2 --test labelled-pairs.csv
 
 Gradient-boosted trees (scikit-learn, `evaluation.word_overlap`) on the training pairs; runs of paraphrase_detection.py
 on the same; and the log-odds of both mixed, by the share that has the best accuracy on the dev pairs. Of several runs:

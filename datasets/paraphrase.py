@@ -53,8 +53,8 @@ def format_rows(rows):
 class ParaphraseDetectionTestDataset:
     """Pairs as token ids, tokenised once. rows: as from load_paraphrase_data(..., split="test").
 
-    tokenizer: or, as the course's code has it, the parsed flags: then GPT-2's own. token_types: whether batches say
-    which tokens are the questions', which aligned pooling reads.
+    tokenizer: or, as the course's code has it, the parsed flags: then that of their model_path or model_size.
+    token_types: whether batches say which tokens are the questions', which aligned pooling reads.
 
     A pair that is too long for max_length tokens has its *questions* shortened, the longer one first; the end of the
     prompt, where the answer is read, is always whole.

@@ -24,7 +24,7 @@ def files_to_pack(root, with_tests=False):
     for folder in root.iterdir():
         skipped = folder.name in left_out or folder.name.startswith(".") or (folder / "pyvenv.cfg").exists()
         if folder.is_dir() and not skipped:
-            found += [path for path in folder.rglob("*") if path.suffix in (".py", ".html")]  # with templates
+            found += [path for path in folder.rglob("*") if path.suffix in (".py", ".html", ".toml")]  # all they read
     found += [path for path in (root / "predictions").glob("*") if path.suffix in (".csv", ".txt")]
     found += (root / "data" / "sample").glob("*")
     hidden = ("__pycache__", ".")
