@@ -2,7 +2,7 @@
 
     task = "pairs"                  # or sonnets, sst, cfimdb, translation
     seeds = [11711, 11712]
-    columns = ["score", "difference", "seconds"]   # the usual ones, where it is left out
+    columns = ["score", "difference", "seconds"]   # else the usual ones
     [flags]                         # of all variants
     head = "linear"
     [variants.last]                 # what the others are compared with

@@ -1,8 +1,8 @@
 """Movie reviews of the course: SST (Socher et al. 2013; one sentence, five classes from very negative to very positive)
 and CFIMDB (whole reviews, negative or positive), and the rows as token ids.
 
-Cleaning is the course's: lower case, outer white space gone. A review that is too long for the model loses its
-*beginning*: its class is read where it ends, and reviewers tend to end with their verdict. (The course keeps the
+Cleaning: lower case, white space collapsed (the course strips the ends only). A review that is too long for the
+model loses its *beginning*: its class is read where it ends, and reviewers tend to end with their verdict. (The course keeps the
 beginning; with GPT-2's 1,024 tokens none of its reviews is too long.)
 """
 
@@ -24,7 +24,7 @@ def load_sentiment_data(path, classes, split="train"):
     `Table.rows`.
     """
     table = Table(path, split, ("sentence",), "sentiment", classes)
-    rows = [(text.lower().strip(), *label, identifier) for (text,), label, identifier in table.rows()]
+    rows = [(" ".join(text.lower().split()), *label, identifier) for (text,), label, identifier in table.rows()]
     counts = [sum(row[1] == label for row in rows) for label in range(classes)]
     labels = f", {' / '.join(map(str, counts))} of class 0 to {classes - 1}" if split != "test" else ""
     say(f"{path}: {len(rows)} reviews{labels}")
