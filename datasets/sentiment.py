@@ -2,8 +2,8 @@
 and CFIMDB (whole reviews, negative or positive), and the rows as token ids.
 
 Cleaning: lower case, white space collapsed (the course strips the ends only). A review that is too long for the
-model loses its *beginning*: its class is read where it ends, and reviewers tend to end with their verdict. (The course keeps the
-beginning; with GPT-2's 1,024 tokens none of its reviews is too long.)
+model loses its *beginning*: its class is read where it ends, and reviewers tend to end with their verdict. (The course
+keeps the beginning; with GPT-2's 1,024 tokens none of its reviews is too long.)
 """
 
 import torch
